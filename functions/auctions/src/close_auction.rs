@@ -1,0 +1,234 @@
+//! `close-auction`: let the hammer fall on time.
+//!
+//! Emits [`ItemClosed`] always and [`BidWon`] when sold. An item closes after its end by the
+//! stream's own clock, and not while the stream still holds an undecided bid stamped before the end.
+
+use contracts::{
+    Timestamp,
+    auctions::{BidWon, ItemClosed, ItemCreated, ItemExtended, PlaceBid},
+};
+use platform::{Cx, Function, Result};
+use uuid::Uuid;
+
+use crate::{DOMAIN, auction::Outcome, store};
+
+/// The most items closed in one transaction.
+const BATCH: i64 = 500;
+
+/// Due work over items whose end has passed.
+pub fn function() -> Function {
+    Function::due(DOMAIN, "close-auction", next_end, close_auctions)
+        .emits::<ItemClosed>()
+        .emits::<BidWon>()
+        .wakes_on::<ItemCreated>()
+        .wakes_on::<ItemExtended>()
+}
+
+async fn next_end(cx: &mut Cx, (): ()) -> Result<Option<Timestamp>> {
+    let next = sqlx::query_scalar!("select min(ends_at) from items where outcome is null")
+        .fetch_one(cx.tx().await?)
+        .await?;
+    Ok(next)
+}
+
+async fn close_auctions(cx: &mut Cx, (): ()) -> Result<usize> {
+    let mut waiting: Vec<Uuid> = Vec::new();
+    loop {
+        let ended = sqlx::query_scalar!(
+            "select id from items where outcome is null and ends_at <= $1 and id <> all($2) order by ends_at limit $3",
+            cx.now(),
+            &waiting,
+            BATCH,
+        )
+        .fetch_all(cx.tx().await?)
+        .await?;
+        if ended.is_empty() {
+            return Ok(0);
+        }
+        let backlog = cx.backlog::<PlaceBid>(&ended).await?;
+        let closed = close(cx, &ended, &backlog).await?;
+        // Items that wait for a bid must not stand in the way of the others.
+        if closed > 0 {
+            return Ok(closed);
+        }
+        waiting.extend(ended);
+    }
+}
+
+async fn close(cx: &mut Cx, ended: &[Uuid], backlog: &platform::Backlog) -> Result<usize> {
+    // Locked, then looked at again: a bid decided meanwhile may have moved the end. What another
+    // replica or a batch of bids holds is left for the next turn.
+    let rows = sqlx::query!(
+        r#"
+        select id, ends_at from items
+        where id = any($1) and outcome is null and ends_at <= $2
+        order by id for update skip locked
+        "#,
+        ended,
+        backlog.now,
+    )
+    .fetch_all(cx.tx().await?)
+    .await?;
+    let ready: Vec<Uuid> = rows
+        .into_iter()
+        .filter(|row| backlog.oldest.get(&row.id).is_none_or(|stamp| *stamp >= row.ends_at))
+        .map(|row| row.id)
+        .collect();
+    if ready.is_empty() {
+        return Ok(0);
+    }
+    let closed_at = backlog.now.max(cx.now());
+    let mut items = store::load(cx.tx().await?, &ready).await?;
+    let outcomes: Vec<String> =
+        items.iter_mut().map(|item| item.auction.close().as_str().to_owned()).collect();
+    let ids: Vec<Uuid> = items.iter().map(|item| item.auction.id.0).collect();
+    sqlx::query!(
+        r#"
+        update items set outcome = hammer.outcome, closed_at = $3, updated_at = $3, revision = revision + 1
+        from unnest($1::uuid[], $2::text[]) as hammer (item_id, outcome)
+        where items.id = hammer.item_id
+        "#,
+        &ids,
+        &outcomes,
+        closed_at,
+    )
+    .execute(cx.tx().await?)
+    .await?;
+    for item in &mut items {
+        item.description.closed_at = Some(closed_at);
+        cx.emit(&ItemClosed(item.state(closed_at)))?;
+        if let (Some(Outcome::Sold), Some(won)) = (item.auction.outcome, item.auction.leading) {
+            cx.emit(&BidWon {
+                item_id: item.auction.id,
+                item_name: item.description.name.clone(),
+                bid_id: won.bid,
+                winner_id: won.bidder,
+                seller_id: item.auction.seller,
+                amount: won.price.into(),
+                currency: won.price.currency,
+                seq: item.auction.bid_count,
+                closed_at,
+            })?;
+        }
+    }
+    Ok(items.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use contracts::{
+        ItemId, UserId,
+        auctions::{GetItem, Item, ItemStatus},
+    };
+    use platform::{Request, Sender, Trace};
+    use testing::Harness;
+
+    use super::*;
+    use crate::store::testing::{end_at, lamp};
+
+    const ANN: UserId = UserId(Uuid::from_u128(2));
+
+    async fn show(app: &Harness, item_id: ItemId) -> Item {
+        app.ask(&crate::get_item::function(), &GetItem { item_id }).await.unwrap()
+    }
+
+    async fn bid(app: &Harness, item_id: ItemId, amount: &str) {
+        let offer = PlaceBid { item_id, amount: amount.parse().unwrap() };
+        app.as_user(ANN).call(&crate::place_bid::function(), &offer).await.unwrap();
+    }
+
+    fn past() -> Timestamp {
+        Timestamp::now() - Duration::from_millis(50)
+    }
+
+    #[tokio::test]
+    async fn the_hammer_names_the_winner_once_and_tells_everyone() {
+        let (_nats, bus) = testing::bus().await;
+        let app = Harness::start(crate::database()).await.with_bus(bus);
+        let (sold, unsold, below) =
+            (lamp(&app).offer().await, lamp(&app).offer().await, lamp(&app).reserve("50").offer().await);
+        let running = lamp(&app).offer().await;
+        for item in [&sold, &below, &running] {
+            bid(&app, item.id, "12").await;
+        }
+        for item in [&sold, &unsold, &below] {
+            end_at(&app, item.id, past()).await;
+        }
+
+        assert_eq!(app.work(&function()).await.unwrap(), 3);
+        assert_eq!(app.work(&function()).await.unwrap(), 0, "once");
+
+        let closed = show(&app, sold.id).await;
+        assert_eq!((closed.status, closed.winner_id), (ItemStatus::Sold, Some(ANN)));
+        assert_eq!(closed.final_price.unwrap().to_string(), "12.00");
+        assert!(closed.closed_at.unwrap() >= closed.ends_at);
+        assert_eq!(show(&app, unsold.id).await.status, ItemStatus::Unsold);
+        assert_eq!(show(&app, below.id).await.status, ItemStatus::Unsold);
+        assert_eq!(show(&app, running.id).await.status, ItemStatus::Open);
+        assert_eq!(app.emitted::<ItemClosed>().await.len(), 3);
+        let won = app.emitted::<BidWon>().await;
+        assert_eq!((won.len(), won[0].item_id, won[0].winner_id), (1, sold.id, ANN));
+    }
+
+    #[tokio::test]
+    async fn an_item_waits_for_a_bid_that_is_stored_but_not_decided() {
+        let (_nats, bus) = testing::bus().await;
+        let app = Harness::start(crate::database()).await.with_bus(bus.clone());
+        let (waits, ends) = (lamp(&app).offer().await, lamp(&app).offer().await);
+        // Nobody serves place-bid: the command stays in the stream.
+        let sender = Sender::start(bus.clone()).await.unwrap();
+        let offer = PlaceBid { item_id: waits.id, amount: "10".parse().unwrap() };
+        let request = Request { caller: None, trace: Trace::start(), idempotency_key: None };
+        let sending = tokio::spawn(async move { sender.send(&offer, &request).await });
+        while bus_backlog(&app, waits.id).await.oldest.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let end = Timestamp::now();
+        end_at(&app, waits.id, end).await;
+        end_at(&app, ends.id, end).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+
+        assert_eq!(app.work(&function()).await.unwrap(), 1);
+        assert_eq!(show(&app, ends.id).await.status, ItemStatus::Unsold);
+        assert_eq!(show(&app, waits.id).await.status, ItemStatus::Open);
+
+        bus.purge_commands().await.unwrap();
+        assert_eq!(app.work(&function()).await.unwrap(), 1);
+        assert_eq!(show(&app, waits.id).await.status, ItemStatus::Unsold);
+        sending.abort();
+    }
+
+    async fn bus_backlog(app: &Harness, item: ItemId) -> platform::Backlog {
+        app.bus().backlog::<PlaceBid>(&[item.0]).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn many_items_that_wait_do_not_hold_up_the_others() {
+        let (_nats, bus) = testing::bus().await;
+        let app = Harness::start(crate::database()).await.with_bus(bus);
+        let item = lamp(&app).offer().await;
+        let copies = "insert into items select gen_random_uuid(), seller_id, name, description, category_id,
+            image_urls, currency, start_price, bid_increment, reserve_price, buy_now_price,
+            extension_window_seconds, extension_seconds, outcome, starts_at, ends_at, planned_end, price,
+            leader_id, leading_bid_id, bid_count, revision, closed_at, created_at, updated_at
+            from items, generate_series(1, 1200)";
+        sqlx::query(copies).execute(app.pool()).await.unwrap();
+        sqlx::query("update items set ends_at = now() - interval '1 second'")
+            .execute(app.pool())
+            .await
+            .unwrap();
+        assert_eq!(app.next_due(&function()).await.unwrap().map(|end| end < Timestamp::now()), Some(true));
+
+        let mut closed = Vec::new();
+        while let Ok(done @ 1..) = app.work(&function()).await {
+            closed.push(done);
+        }
+
+        assert_eq!(closed, [500, 500, 201]);
+        assert_eq!(app.emitted::<ItemClosed>().await.len(), 1201);
+        assert_eq!(show(&app, item.id).await.status, ItemStatus::Unsold);
+    }
+}

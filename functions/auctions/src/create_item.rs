@@ -1,0 +1,193 @@
+//! `create-item`: offer something for sale.
+//!
+//! Emits [`ItemCreated`]. Refuses an end that is not after the start and the present, and prices
+//! that do not fit the currency or each other.
+
+use contracts::{
+    Amount, ItemId, Money, Timestamp,
+    auctions::{CreateItem, Item, ItemCreated},
+};
+use platform::{Cx, Function, Refused, Result, error::Field};
+
+use crate::{auction::NoItem, store};
+
+/// Commands of [`CreateItem`].
+pub fn function() -> Function {
+    Function::command(create_item).emits::<ItemCreated>()
+}
+
+async fn create_item(cx: &mut Cx, new: CreateItem) -> Result<Item> {
+    let (seller, now) = (cx.caller()?, cx.now());
+    let prices = Prices::of(&new)?;
+    let starts_at = new.starts_at.unwrap_or(now);
+    check_times(starts_at, new.ends_at, now)?;
+    let id = ItemId::new();
+    sqlx::query!(
+        r#"
+        insert into items (id, seller_id, name, description, category_id, image_urls, currency,
+            start_price, bid_increment, reserve_price, buy_now_price, extension_window_seconds,
+            extension_seconds, starts_at, ends_at, planned_end, created_at, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15, $16, $16)
+        "#,
+        id.0,
+        seller.id.0,
+        new.name,
+        new.description,
+        new.category_id,
+        &new.image_urls,
+        new.currency.code(),
+        prices.start.minor,
+        prices.increment.minor,
+        prices.reserve.map(|price| price.minor),
+        prices.buy_now.map(|price| price.minor),
+        i32::try_from(new.extension_window_seconds).unwrap_or(i32::MAX),
+        i32::try_from(new.extension_seconds.unwrap_or(new.extension_window_seconds)).unwrap_or(i32::MAX),
+        starts_at,
+        new.ends_at,
+        now,
+    )
+    .execute(cx.tx().await?)
+    .await?;
+    let item = store::load(cx.tx().await?, &[id.0]).await?.pop().ok_or(NoItem)?;
+    cx.emit(&ItemCreated(item.state(now)))?;
+    Ok(item.item(Some(seller), now))
+}
+
+/// The prices of a new item, in its currency.
+struct Prices {
+    start: Money,
+    increment: Money,
+    reserve: Option<Money>,
+    buy_now: Option<Money>,
+}
+
+impl Prices {
+    fn of(new: &CreateItem) -> Result<Self, Refused> {
+        let read = |name: &str, amount: Amount| {
+            amount.in_currency(new.currency).map_err(|error| invalid(name, &error.to_string()))
+        };
+        let optional =
+            |name: &str, amount: Option<Amount>| amount.map(|amount| read(name, amount)).transpose();
+        let prices = Self {
+            start: read("start_price", new.start_price)?,
+            increment: optional("bid_increment", new.bid_increment)?.unwrap_or(new.currency.minor_unit()),
+            reserve: optional("reserve_price", new.reserve_price)?,
+            buy_now: optional("buy_now_price", new.buy_now_price)?,
+        };
+        for (name, price) in [("reserve_price", prices.reserve), ("buy_now_price", prices.buy_now)] {
+            if price.is_some_and(|price| price.minor < prices.start.minor) {
+                return Err(invalid(name, "must not be below start_price"));
+            }
+        }
+        Ok(prices)
+    }
+}
+
+fn check_times(starts_at: Timestamp, ends_at: Timestamp, now: Timestamp) -> Result<(), Refused> {
+    if ends_at <= now {
+        return Err(invalid("ends_at", "must be in the future"));
+    }
+    if ends_at <= starts_at {
+        return Err(invalid("ends_at", "must be after starts_at"));
+    }
+    Ok(())
+}
+
+fn invalid(name: &str, message: &str) -> Refused {
+    Refused::invalid(vec![Field { name: name.to_owned(), message: message.to_owned() }])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use contracts::{UserId, auctions::ItemStatus};
+    use serde_json::{Value, json};
+    use testing::Harness;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const ANN: UserId = UserId(Uuid::from_u128(1));
+
+    fn lamp(changes: Value) -> CreateItem {
+        let ends_at = Timestamp::now() + Duration::from_secs(60);
+        let mut body = json!({ "name": "Lamp", "start_price": "10.00", "ends_at": ends_at });
+        body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        serde_json::from_value(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_new_item_is_open_and_announced() {
+        let app = Harness::start(crate::database()).await.as_user(ANN);
+
+        let item = app.call(&function(), &lamp(json!({ "reserve_price": 20 }))).await.unwrap();
+
+        assert_eq!((item.seller_id, item.status, item.version), (ANN, ItemStatus::Open, 1));
+        assert_eq!(item.min_next_bid.to_string(), "10.00");
+        assert_eq!(item.bid_increment.to_string(), "0.01");
+        assert_eq!(item.reserve_price.unwrap().to_string(), "20.00");
+        let announced = app.emitted::<ItemCreated>().await;
+        assert_eq!(announced.len(), 1);
+        assert_eq!(announced[0].0.item_id, item.id);
+    }
+
+    #[tokio::test]
+    async fn an_item_of_nobody_is_refused() {
+        let app = Harness::start(crate::database()).await;
+
+        assert_eq!(app.answer(&function(), &lamp(json!({}))).await.status, 401);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_refused_and_leaves_nothing() {
+        let app = Harness::start(crate::database()).await.as_user(ANN);
+        let past = Timestamp::now() - Duration::from_secs(1);
+        let late = Timestamp::now() + Duration::from_secs(120);
+        for (changes, member) in [
+            (json!({ "ends_at": past }), "ends_at: must be in the future"),
+            (json!({ "starts_at": late }), "ends_at: must be after starts_at"),
+            (json!({ "start_price": "1.005" }), "start_price: the amount has more decimals than USD"),
+            (json!({ "currency": "JPY", "start_price": "1.5" }), "start_price: "),
+            (json!({ "reserve_price": 9 }), "reserve_price: must not be below start_price"),
+            (json!({ "name": "" }), "name: "),
+        ] {
+            let refused = app.answer(&function(), &lamp(changes)).await;
+            let body = String::from_utf8_lossy(&refused.body).into_owned();
+            assert_eq!(refused.status, 400, "{body}");
+            assert!(body.contains(member), "{body}");
+        }
+
+        let items: i64 =
+            sqlx::query_scalar("select count(*) from items").fetch_one(app.pool()).await.unwrap();
+        assert_eq!(items, 0);
+        assert!(app.emitted::<ItemCreated>().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_same_key_makes_one_item_and_another_body_is_a_mismatch() {
+        let app = Harness::start(crate::database()).await.as_user(ANN).with_key("k1");
+        let new = lamp(json!({}));
+
+        let first = app.answer(&function(), &new).await;
+        let again = app.answer(&function(), &new).await;
+        let other = app.answer(&function(), &lamp(json!({ "name": "Other" }))).await;
+
+        assert_eq!(first.status, 200);
+        assert_eq!((again.body, again.replayed), (first.body, true));
+        assert_eq!(other.status, 422);
+        assert_eq!(app.emitted::<ItemCreated>().await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_replayed_too() {
+        let app = Harness::start(crate::database()).await.as_user(ANN).with_key("k1");
+        let new = lamp(json!({ "start_price": "1.005" }));
+
+        let first = app.answer(&function(), &new).await;
+        let again = app.answer(&function(), &new).await;
+
+        assert_eq!((first.status, first.replayed), (400, false));
+        assert_eq!((again.body, again.replayed), (first.body, true));
+    }
+}

@@ -1,0 +1,37 @@
+//! Selling and bidding: an item is offered, takes bids until its end, and is sold to the highest.
+//!
+//! Promises: a bid counts if the stream stamped it before the end, however late it is decided;
+//! bids on one item are decided one after the other; an item closes once, after every bid that
+//! counts.
+
+pub mod auction;
+pub mod close_auction;
+pub mod create_item;
+pub mod get_item;
+pub mod list_bids;
+pub mod place_bid;
+mod store;
+
+use platform::{Function, database::Database};
+use sqlx::migrate::Migrator;
+
+/// The domain's one word: its database and its subjects.
+pub const DOMAIN: &str = "auctions";
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/auctions");
+
+/// What this crate deploys, in the order a visitor meets it. One binary each.
+pub fn functions() -> Vec<Function> {
+    vec![
+        create_item::function(),
+        get_item::function(),
+        place_bid::function(),
+        list_bids::function(),
+        close_auction::function(),
+    ]
+}
+
+/// Where items and bids live: together, so that a bid locks the row on which it is decided.
+pub fn database() -> Database {
+    Database { domain: DOMAIN, migrations: &MIGRATIONS }
+}

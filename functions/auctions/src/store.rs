@@ -1,0 +1,283 @@
+//! The SQL that several functions share: an item, read as the rules see it and as people see it.
+
+use std::{collections::HashMap, time::Duration};
+
+use contracts::{
+    Amount, BidId, Currency, ItemId, Money, Timestamp, UserId,
+    auctions::{Item, ItemState},
+};
+use platform::{Caller, Result, Role};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::auction::{Auction, Leading, Outcome};
+
+/// What the rules need of an item's row.
+pub(crate) struct RuleRow {
+    id: Uuid,
+    seller_id: Uuid,
+    currency: String,
+    start_price: i64,
+    bid_increment: i64,
+    reserve_price: Option<i64>,
+    extension_window_seconds: i32,
+    extension_seconds: i32,
+    outcome: Option<String>,
+    starts_at: Timestamp,
+    ends_at: Timestamp,
+    planned_end: Timestamp,
+    price: Option<i64>,
+    leader_id: Option<Uuid>,
+    leading_bid_id: Option<Uuid>,
+    bid_count: i64,
+    revision: i64,
+}
+
+impl RuleRow {
+    pub(crate) fn into_auction(self) -> Result<Auction> {
+        let currency: Currency = self.currency.parse().map_err(anyhow_of)?;
+        let money = |minor| Money::new(minor, currency);
+        let seconds = |seconds: i32| Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+        let leading = match (self.leading_bid_id, self.leader_id, self.price) {
+            (Some(bid), Some(bidder), Some(price)) => {
+                Some(Leading { bid: BidId(bid), bidder: UserId(bidder), price: money(price) })
+            }
+            _ => None,
+        };
+        Ok(Auction {
+            id: ItemId(self.id),
+            seller: UserId(self.seller_id),
+            currency,
+            start_price: money(self.start_price),
+            increment: money(self.bid_increment),
+            reserve: self.reserve_price.map(money),
+            window: seconds(self.extension_window_seconds),
+            extension: seconds(self.extension_seconds),
+            outcome: self.outcome.as_deref().and_then(Outcome::parse),
+            starts_at: self.starts_at,
+            ends_at: self.ends_at,
+            planned_end: self.planned_end,
+            leading,
+            bid_count: self.bid_count,
+            revision: self.revision,
+        })
+    }
+}
+
+/// Locks items in the order of their ids, so that two batches with the same items cannot wait for
+/// each other, and reads them as the rules see them.
+pub(crate) async fn lock_auctions(tx: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<ItemId, Auction>> {
+    let rows = sqlx::query_as!(
+        RuleRow,
+        r#"
+        select id, seller_id, currency, start_price, bid_increment, reserve_price,
+            extension_window_seconds, extension_seconds, outcome, starts_at, ends_at, planned_end,
+            price, leader_id, leading_bid_id, bid_count, revision
+        from items where id = any($1) order by id for update
+        "#,
+        ids,
+    )
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let auction = row.into_auction()?;
+            Ok((auction.id, auction))
+        })
+        .collect()
+}
+
+/// What people see of an item beside what the rules need.
+pub(crate) struct Description {
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) category_id: Option<i64>,
+    pub(crate) image_urls: Vec<String>,
+    pub(crate) buy_now_price: Option<i64>,
+    pub(crate) closed_at: Option<Timestamp>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
+}
+
+/// An item, whole.
+pub(crate) struct Whole {
+    pub(crate) auction: Auction,
+    pub(crate) description: Description,
+}
+
+/// Reads items, whole; unknown ids are left out.
+pub(crate) async fn load(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Whole>> {
+    let rows =
+        sqlx::query!("select * from items where id = any($1) order by id", ids).fetch_all(connection).await?;
+    rows.into_iter()
+        .map(|row| {
+            let rules = RuleRow {
+                id: row.id,
+                seller_id: row.seller_id,
+                currency: row.currency,
+                start_price: row.start_price,
+                bid_increment: row.bid_increment,
+                reserve_price: row.reserve_price,
+                extension_window_seconds: row.extension_window_seconds,
+                extension_seconds: row.extension_seconds,
+                outcome: row.outcome,
+                starts_at: row.starts_at,
+                ends_at: row.ends_at,
+                planned_end: row.planned_end,
+                price: row.price,
+                leader_id: row.leader_id,
+                leading_bid_id: row.leading_bid_id,
+                bid_count: row.bid_count,
+                revision: row.revision,
+            };
+            let description = Description {
+                name: row.name,
+                description: row.description,
+                category_id: row.category_id,
+                image_urls: row.image_urls,
+                buy_now_price: row.buy_now_price,
+                closed_at: row.closed_at,
+                created_at: row.created_at,
+                updated_at: row.updated_at,
+            };
+            Ok(Whole { auction: rules.into_auction()?, description })
+        })
+        .collect()
+}
+
+impl Whole {
+    /// As an event carries it.
+    pub(crate) fn state(&self, now: Timestamp) -> ItemState {
+        let (auction, description) = (&self.auction, &self.description);
+        let won = auction.leading.filter(|_| auction.outcome == Some(Outcome::Sold));
+        ItemState {
+            item_id: auction.id,
+            item_version: auction.revision,
+            seller_id: auction.seller,
+            name: description.name.clone(),
+            description: description.description.clone(),
+            category_id: description.category_id,
+            image_urls: description.image_urls.clone(),
+            currency: auction.currency,
+            start_price: auction.start_price.into(),
+            bid_increment: auction.increment.into(),
+            buy_now_price: self.buy_now_price(),
+            status: auction.status(now),
+            starts_at: auction.starts_at,
+            ends_at: auction.ends_at,
+            winner_id: won.map(|leading| leading.bidder),
+            final_price: won.map(|leading| leading.price.into()),
+            closed_at: description.closed_at,
+            created_at: description.created_at,
+        }
+    }
+
+    /// As a visitor sees it: the reserve is shown to the seller and to administrators only.
+    pub(crate) fn item(self, viewer: Option<Caller>, now: Timestamp) -> Item {
+        let auction = &self.auction;
+        let insider = viewer.is_some_and(|viewer| viewer.id == auction.seller || viewer.role == Role::Admin);
+        let won = auction.leading.filter(|_| auction.outcome == Some(Outcome::Sold));
+        let seconds = |span: Duration| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
+        Item {
+            id: auction.id,
+            seller_id: auction.seller,
+            currency: auction.currency,
+            start_price: auction.start_price.into(),
+            bid_increment: auction.increment.into(),
+            reserve_met: auction.reserve_met(),
+            reserve_price: auction.reserve.filter(|_| insider).map(Amount::from),
+            buy_now_price: self.buy_now_price(),
+            current_price: auction.current_price().into(),
+            min_next_bid: auction.minimum_bid().into(),
+            bid_count: auction.bid_count,
+            leader_id: auction.leading.map(|leading| leading.bidder),
+            status: auction.status(now),
+            starts_at: auction.starts_at,
+            ends_at: auction.ends_at,
+            extension_window_seconds: seconds(auction.window),
+            extension_seconds: seconds(auction.extension),
+            winner_id: won.map(|leading| leading.bidder),
+            final_price: won.map(|leading| leading.price.into()),
+            version: auction.version(),
+            name: self.description.name,
+            description: self.description.description,
+            category_id: self.description.category_id,
+            image_urls: self.description.image_urls,
+            closed_at: self.description.closed_at,
+            created_at: self.description.created_at,
+            updated_at: self.description.updated_at,
+        }
+    }
+
+    fn buy_now_price(&self) -> Option<Amount> {
+        let currency = self.auction.currency;
+        self.description.buy_now_price.map(|minor| Money::new(minor, currency).into())
+    }
+}
+
+fn anyhow_of(error: contracts::money::MoneyError) -> platform::Error {
+    platform::Error::Broken(anyhow::Error::new(error).context("currency of an item"))
+}
+
+/// Builders for rows, shared by the tests of the domain.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::time::Duration;
+
+    use ::testing::Harness;
+    use contracts::{
+        ItemId, Timestamp, UserId,
+        auctions::{CreateItem, Item},
+    };
+    use serde_json::{Value, json};
+    use uuid::Uuid;
+
+    /// Who sells in tests.
+    pub(crate) const SELLER: UserId = UserId(Uuid::from_u128(1));
+
+    /// A lamp, from 10.00, open for a minute.
+    pub(crate) fn lamp(app: &Harness) -> Lamp {
+        let ends_at = Timestamp::now() + Duration::from_secs(60);
+        Lamp { app: app.clone(), body: json!({ "name": "Lamp", "start_price": "10.00", "ends_at": ends_at }) }
+    }
+
+    pub(crate) struct Lamp {
+        app: Harness,
+        body: Value,
+    }
+
+    impl Lamp {
+        fn with(mut self, name: &str, value: Value) -> Self {
+            self.body[name] = value;
+            self
+        }
+
+        pub(crate) fn reserve(self, price: &str) -> Self {
+            self.with("reserve_price", json!(price))
+        }
+
+        pub(crate) fn increment(self, price: &str) -> Self {
+            self.with("bid_increment", json!(price))
+        }
+
+        pub(crate) fn extension(self, seconds: u32) -> Self {
+            self.with("extension_window_seconds", json!(seconds))
+        }
+
+        /// Through the real function, so that rows are what they are in life.
+        pub(crate) async fn offer(self) -> Item {
+            let new: CreateItem = serde_json::from_value(self.body).unwrap();
+            self.app.as_user(SELLER).call(&crate::create_item::function(), &new).await.unwrap()
+        }
+    }
+
+    /// Moves the end of an item, as if time had passed.
+    pub(crate) async fn end_at(app: &Harness, item: ItemId, end: Timestamp) {
+        sqlx::query("update items set ends_at = $2, planned_end = $2 where id = $1")
+            .bind(item.0)
+            .bind(end)
+            .execute(app.pool())
+            .await
+            .unwrap();
+    }
+}

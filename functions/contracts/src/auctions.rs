@@ -1,0 +1,471 @@
+//! What is said about items and bids.
+
+use garde::Validate;
+use platform::{Command, Event, Message, Query, Timestamp, UserId};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Amount, BidId, Currency, ItemId, Page, page::PageQuery};
+
+/// Offer something for sale.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+pub struct CreateItem {
+    /// What it is.
+    #[garde(length(chars, min = 1, max = 200), custom(not_blank))]
+    pub name: String,
+    /// More about it.
+    #[serde(default)]
+    #[garde(length(chars, max = 10_000))]
+    pub description: String,
+    /// What it is sold in.
+    #[serde(default, alias = "currencyCode")]
+    #[garde(skip)]
+    pub currency: Currency,
+    /// The lowest first bid.
+    #[serde(alias = "startPrice")]
+    #[garde(custom(positive))]
+    pub start_price: Amount,
+    /// By how much a bid must top the one before; the currency's smallest step when missing.
+    #[serde(default, alias = "bidIncrement")]
+    #[garde(inner(custom(positive)))]
+    pub bid_increment: Option<Amount>,
+    /// Below this the item is not sold. Known to the seller only.
+    #[serde(default, alias = "reservePrice")]
+    #[garde(inner(custom(positive)))]
+    pub reserve_price: Option<Amount>,
+    /// For this it is sold at once.
+    #[serde(default, alias = "buyNowPrice", alias = "buyoutPrice")]
+    #[garde(inner(custom(positive)))]
+    pub buy_now_price: Option<Amount>,
+    /// A category of the catalogue.
+    #[serde(default, alias = "categoryId", alias = "categoryIds", deserialize_with = "first_category")]
+    #[garde(skip)]
+    pub category_id: Option<i64>,
+    /// Pictures, at most ten.
+    #[serde(default, alias = "imageUrls")]
+    #[garde(length(max = 10), inner(custom(image_url)))]
+    pub image_urls: Vec<String>,
+    /// When bidding begins; at once when missing.
+    #[serde(default, alias = "startsAt", alias = "startDate")]
+    #[garde(skip)]
+    pub starts_at: Option<Timestamp>,
+    /// When the hammer falls.
+    #[serde(alias = "endsAt", alias = "endDate")]
+    #[garde(skip)]
+    pub ends_at: Timestamp,
+    /// A bid this close to the end moves the end; 0 for never.
+    #[serde(default, alias = "extensionWindowSeconds")]
+    #[garde(range(max = 3600))]
+    pub extension_window_seconds: u32,
+    /// How long after such a bid the end comes; the window when missing.
+    #[serde(default, alias = "extensionSeconds")]
+    #[garde(inner(range(min = 1, max = 3600)))]
+    pub extension_seconds: Option<u32>,
+}
+
+impl Message for CreateItem {
+    const DOMAIN: &'static str = "auctions";
+    const FUNCTION: &'static str = "create-item";
+    type Reply = Item;
+}
+
+impl Command for CreateItem {}
+
+/// Show an item as it is now.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+pub struct GetItem {
+    /// Which.
+    #[garde(skip)]
+    pub item_id: ItemId,
+}
+
+impl Message for GetItem {
+    const DOMAIN: &'static str = "auctions";
+    const FUNCTION: &'static str = "get-item";
+    type Reply = Item;
+}
+
+impl Query for GetItem {}
+
+/// Offer an amount for an item.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+pub struct PlaceBid {
+    /// Which item.
+    #[garde(skip)]
+    pub item_id: ItemId,
+    /// How much, in the item's currency.
+    #[garde(custom(positive))]
+    pub amount: Amount,
+}
+
+impl Message for PlaceBid {
+    const DOMAIN: &'static str = "auctions";
+    const FUNCTION: &'static str = "place-bid";
+    type Reply = Bid;
+}
+
+impl Command for PlaceBid {
+    fn key(&self) -> String {
+        self.item_id.to_string()
+    }
+}
+
+/// List the accepted bids of an item, newest first.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+pub struct ListBids {
+    /// Which item.
+    #[garde(skip)]
+    pub item_id: ItemId,
+    /// Which part of the list.
+    #[serde(flatten)]
+    #[garde(dive)]
+    pub page: PageQuery,
+}
+
+impl Message for ListBids {
+    const DOMAIN: &'static str = "auctions";
+    const FUNCTION: &'static str = "list-bids";
+    type Reply = Page<Bid>;
+}
+
+impl Query for ListBids {}
+
+/// Where an item stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ItemStatus {
+    /// Bidding has not begun.
+    Scheduled,
+    /// Bids are taken.
+    Open,
+    /// It has a winner.
+    Sold,
+    /// It ended without one.
+    Unsold,
+    /// Taken back.
+    Cancelled,
+}
+
+/// An item.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    /// Which.
+    pub id: ItemId,
+    /// Who sells it.
+    pub seller_id: UserId,
+    /// What it is.
+    pub name: String,
+    /// More about it.
+    pub description: String,
+    /// A category of the catalogue.
+    pub category_id: Option<i64>,
+    /// Pictures.
+    pub image_urls: Vec<String>,
+    /// Of all amounts here.
+    pub currency: Currency,
+    /// The lowest first bid.
+    pub start_price: Amount,
+    /// By how much a bid must top the one before.
+    pub bid_increment: Amount,
+    /// Whether the price is high enough to sell.
+    pub reserve_met: bool,
+    /// Shown to the seller only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve_price: Option<Amount>,
+    /// For this it is sold at once.
+    pub buy_now_price: Option<Amount>,
+    /// The highest bid; the start price before the first.
+    pub current_price: Amount,
+    /// The lowest bid that would be accepted now.
+    pub min_next_bid: Amount,
+    /// How many bids were accepted.
+    pub bid_count: i64,
+    /// Whose bid is the highest.
+    pub leader_id: Option<UserId>,
+    /// Where it stands.
+    pub status: ItemStatus,
+    /// When bidding begins.
+    pub starts_at: Timestamp,
+    /// When the hammer falls.
+    pub ends_at: Timestamp,
+    /// A bid this close to the end moves the end.
+    pub extension_window_seconds: u32,
+    /// How long after such a bid the end comes.
+    pub extension_seconds: u32,
+    /// Who won it.
+    pub winner_id: Option<UserId>,
+    /// For how much.
+    pub final_price: Option<Amount>,
+    /// When the hammer fell.
+    pub closed_at: Option<Timestamp>,
+    /// Grows with every change.
+    pub version: i64,
+    /// When it was offered.
+    pub created_at: Timestamp,
+    /// When it changed last.
+    pub updated_at: Timestamp,
+}
+
+/// An accepted bid.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Bid {
+    /// Which.
+    pub id: BidId,
+    /// On what.
+    pub item_id: ItemId,
+    /// By whom.
+    pub bidder_id: UserId,
+    /// How much.
+    pub amount: Amount,
+    /// The how-many-eth accepted bid of the item, from 1.
+    pub seq: i64,
+    /// The stream's stamp: when the bid counts as placed.
+    pub placed_at: Timestamp,
+    /// Whether it is the highest; in an answer, when it was decided.
+    pub leading: bool,
+    /// The item right after this bid; in the answer to it only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<ItemPrice>,
+}
+
+/// What a bid changes about its item.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ItemPrice {
+    /// The highest bid.
+    pub current_price: Amount,
+    /// The lowest bid that would be accepted next.
+    pub min_next_bid: Amount,
+    /// How many bids were accepted.
+    pub bid_count: i64,
+    /// When the hammer falls.
+    pub ends_at: Timestamp,
+    /// The item's version.
+    pub version: i64,
+}
+
+/// The whole state of an item apart from its price, as the `item.*` events carry it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ItemState {
+    /// Which.
+    pub item_id: ItemId,
+    /// Grows with every `item.*` event of the item: the newer state wins.
+    pub item_version: i64,
+    /// Who sells it.
+    pub seller_id: UserId,
+    /// What it is.
+    pub name: String,
+    /// More about it.
+    pub description: String,
+    /// A category of the catalogue.
+    pub category_id: Option<i64>,
+    /// Pictures.
+    pub image_urls: Vec<String>,
+    /// Of all amounts.
+    pub currency: Currency,
+    /// The lowest first bid.
+    pub start_price: Amount,
+    /// By how much a bid must top the one before.
+    pub bid_increment: Amount,
+    /// For this it is sold at once.
+    pub buy_now_price: Option<Amount>,
+    /// Where it stands.
+    pub status: ItemStatus,
+    /// When bidding begins.
+    pub starts_at: Timestamp,
+    /// When the hammer falls.
+    pub ends_at: Timestamp,
+    /// Who won it.
+    pub winner_id: Option<UserId>,
+    /// For how much.
+    pub final_price: Option<Amount>,
+    /// When the hammer fell.
+    pub closed_at: Option<Timestamp>,
+    /// When it was offered.
+    pub created_at: Timestamp,
+}
+
+/// Something is for sale.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ItemCreated(pub ItemState);
+
+/// A late bid moved the end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ItemExtended(pub ItemState);
+
+/// The hammer fell: sold, or not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ItemClosed(pub ItemState);
+
+impl Event for ItemCreated {
+    const NAME: &'static str = "item.created.v1";
+
+    fn key(&self) -> Uuid {
+        self.0.item_id.0
+    }
+}
+
+impl Event for ItemExtended {
+    const NAME: &'static str = "item.extended.v1";
+
+    fn key(&self) -> Uuid {
+        self.0.item_id.0
+    }
+}
+
+impl Event for ItemClosed {
+    const NAME: &'static str = "item.closed.v1";
+
+    fn key(&self) -> Uuid {
+        self.0.item_id.0
+    }
+}
+
+/// A bid was accepted: the bid, and the whole price of the item after it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BidPlaced {
+    /// Which bid.
+    pub bid_id: BidId,
+    /// On what.
+    pub item_id: ItemId,
+    /// Who sells it.
+    pub seller_id: UserId,
+    /// By whom.
+    pub bidder_id: UserId,
+    /// Who led until then.
+    pub outbid_id: Option<UserId>,
+    /// How much.
+    pub amount: Amount,
+    /// Of all amounts.
+    pub currency: Currency,
+    /// The how-many-eth accepted bid of the item, from 1; also the version of its price.
+    pub seq: i64,
+    /// The stream's stamp of the bid.
+    pub placed_at: Timestamp,
+    /// The highest bid.
+    pub current_price: Amount,
+    /// The lowest bid that would be accepted next.
+    pub min_next_bid: Amount,
+    /// Whether the price is high enough to sell.
+    pub reserve_met: bool,
+}
+
+impl Event for BidPlaced {
+    const NAME: &'static str = "bid.placed.v1";
+
+    fn key(&self) -> Uuid {
+        self.item_id.0
+    }
+}
+
+/// A bid won its item.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BidWon {
+    /// What was won.
+    pub item_id: ItemId,
+    /// What it is.
+    pub item_name: String,
+    /// The bid that won.
+    pub bid_id: BidId,
+    /// By whom.
+    pub winner_id: UserId,
+    /// From whom.
+    pub seller_id: UserId,
+    /// For how much.
+    pub amount: Amount,
+    /// Of what.
+    pub currency: Currency,
+    /// The bid's place among the accepted ones.
+    pub seq: i64,
+    /// When the hammer fell.
+    pub closed_at: Timestamp,
+}
+
+impl Event for BidWon {
+    const NAME: &'static str = "bid.won.v1";
+
+    fn key(&self) -> Uuid {
+        self.item_id.0
+    }
+}
+
+fn positive(amount: &Amount, (): &()) -> garde::Result {
+    if amount.is_positive() { Ok(()) } else { Err(garde::Error::new("must be above 0")) }
+}
+
+fn not_blank(text: &str, (): &()) -> garde::Result {
+    if text.trim().is_empty() { Err(garde::Error::new("must not be blank")) } else { Ok(()) }
+}
+
+/// The platform never fetches these addresses; they are shown to others, so only plain web
+/// addresses without credentials are taken (security.md 2.2, SSRF).
+fn image_url(text: &str, (): &()) -> garde::Result {
+    let wrong = || garde::Error::new("expected an http or https address without credentials");
+    let url = url::Url::parse(text).map_err(|_| wrong())?;
+    let plain = text.len() <= 2048 && !text.chars().any(|c| c.is_control() || c.is_whitespace());
+    let web = matches!(url.scheme(), "http" | "https") && url.has_host();
+    if plain && web && url.username().is_empty() && url.password().is_none() { Ok(()) } else { Err(wrong()) }
+}
+
+/// One category, or the first of several.
+fn first_category<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(Option<i64>),
+        More(Vec<i64>),
+    }
+    OneOrMore::deserialize(deserializer)
+        .map(|categories| match categories {
+            OneOrMore::One(category) => category,
+            OneOrMore::More(categories) => categories.into_iter().next(),
+        })
+        .map_err(|_| serde::de::Error::custom("expected a category id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn both_spellings_of_an_item_are_read() {
+        for body in [
+            json!({"name": "Lamp", "start_price": 10, "ends_at": "2026-12-01T00:00:00Z", "category_id": 3}),
+            json!({"name": "Lamp", "startPrice": "10", "endDate": "2026-12-01T00:00:00Z", "categoryIds": [3, 4]}),
+        ] {
+            let item: CreateItem = serde_json::from_value(body).unwrap();
+
+            item.check().unwrap();
+            assert_eq!(item.category_id, Some(3));
+            assert_eq!(item.currency, Currency::USD);
+        }
+    }
+
+    #[test]
+    fn wrong_members_are_all_named() {
+        let item: CreateItem = serde_json::from_value(json!({
+            "name": " ", "start_price": 0, "ends_at": "2026-12-01T00:00:00Z",
+            "image_urls": ["file:///etc/passwd"],
+        }))
+        .unwrap();
+
+        let details = item.check().unwrap_err().details.unwrap();
+
+        for member in ["name: must not be blank", "start_price: must be above 0", "image_urls[0]: "] {
+            assert!(details.contains(member), "{details}");
+        }
+    }
+
+    #[test]
+    fn a_bid_must_be_above_zero() {
+        for (amount, good) in [("1", true), ("0", false), ("-1", false), ("\"-0.01\"", false)] {
+            let body = format!(r#"{{"item_id":"{}","amount":{amount}}}"#, ItemId::new());
+            let bid: PlaceBid = serde_json::from_str(&body).unwrap();
+            assert_eq!(bid.check().is_ok(), good, "{amount}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Who is calling: access tokens, and the public keys they verify with.
+//!
+//! A token is verified once and then remembered, by its hash, until it ends: the hot path costs a hash and no signature.
+
+use std::{
+    collections::HashMap,
+    sync::{PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use contracts::identity::{AUDIENCE, Claims, GetJwks, TOKEN_TYPE};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use moka::sync::Cache;
+use platform::{Bus, Caller, Trace};
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+
+use crate::problem::{Problem, in_one_line};
+
+/// How far clocks may be apart, in seconds.
+const LEEWAY: u64 = 5;
+/// The longest token.
+const LONGEST: usize = 4096;
+/// How many verified tokens are remembered.
+const REMEMBERED: u64 = 100_000;
+/// Keys are not fetched more often than this, however many strange tokens come.
+const FETCH_AGAIN: Duration = Duration::from_secs(1);
+/// Keys are fetched this often without being asked for, so that one that was withdrawn goes.
+const FETCH_ANYWAY: Duration = Duration::from_secs(300);
+
+/// Verifies access tokens.
+pub(crate) struct Auth {
+    bus: Bus,
+    validation: Validation,
+    keys: RwLock<HashMap<String, DecodingKey>>,
+    fetched: Mutex<Option<Fetched>>,
+    verified: Cache<[u8; 32], Verified>,
+}
+
+/// The last attempt to get the keys.
+#[derive(Clone, Copy)]
+struct Fetched {
+    at: Instant,
+    good: bool,
+}
+
+/// What is known of a token that was verified.
+#[derive(Clone, Copy)]
+struct Verified {
+    caller: Caller,
+    /// Seconds since 1970.
+    until: u64,
+}
+
+/// The header of a token of ours. One with anything more, such as an address of keys, was not made by us.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    alg: Algorithm,
+    typ: String,
+    kid: String,
+}
+
+impl Auth {
+    pub(crate) fn new(bus: Bus, issuer: &str) -> Self {
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_issuer(&[issuer]);
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        validation.validate_nbf = true;
+        validation.leeway = LEEWAY;
+        Self {
+            bus,
+            validation,
+            keys: RwLock::default(),
+            fetched: Mutex::default(),
+            verified: Cache::new(REMEMBERED),
+        }
+    }
+
+    /// The caller of a request: nobody when it carries no token and none is `needed`.
+    pub(crate) async fn caller(&self, headers: &HeaderMap, needed: bool) -> Result<Option<Caller>, Problem> {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        match (values.next(), values.next()) {
+            (None, _) if needed => Err(Problem::unauthorized()),
+            (None, _) => Ok(None),
+            (Some(value), None) => {
+                let token = bearer(value).ok_or_else(Problem::unauthorized)?;
+                self.verify(token).await.map(Some)
+            }
+            (Some(_), Some(_)) => Err(Problem::unauthorized()),
+        }
+    }
+
+    async fn verify(&self, token: &str) -> Result<Caller, Problem> {
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        if let Some(known) = self.verified.get(&hash) {
+            let holds = jsonwebtoken::get_current_timestamp() <= known.until;
+            return if holds { Ok(known.caller) } else { Err(Problem::unauthorized()) };
+        }
+        let kid = kid(token).ok_or_else(Problem::unauthorized)?;
+        let key = self.key(&kid).await?;
+        let claims = jsonwebtoken::decode::<Claims>(token, &key, &self.validation)
+            .map_err(|_| Problem::unauthorized())?
+            .claims;
+        let caller = Caller { id: claims.sub, role: claims.role };
+        let until = u64::try_from(claims.exp).unwrap_or_default() + LEEWAY;
+        self.verified.insert(hash, Verified { caller, until });
+        Ok(caller)
+    }
+
+    /// The public key of this name, fetched when it is new.
+    async fn key(&self, kid: &str) -> Result<DecodingKey, Problem> {
+        if let Some(key) = self.known(kid) {
+            return Ok(key);
+        }
+        let fetched = self.fetch().await;
+        match self.known(kid) {
+            Some(key) => Ok(key),
+            None if fetched.good => Err(Problem::unauthorized()),
+            // It may be a new key: whether the token holds cannot be said.
+            None => Err(Problem::unavailable()),
+        }
+    }
+
+    fn known(&self, kid: &str) -> Option<DecodingKey> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).get(kid).cloned()
+    }
+
+    /// Fetches the keys, unless that was just done. Those who need them at the same time wait for one fetch.
+    async fn fetch(&self) -> Fetched {
+        let mut last = self.fetched.lock().await;
+        if let Some(last) = last.filter(|last| last.at.elapsed() < FETCH_AGAIN) {
+            return last;
+        }
+        let good = match self.ask().await {
+            Ok(set) => {
+                self.learn(&set);
+                true
+            }
+            Err(error) => {
+                // Once for each outage, however many ask.
+                if last.is_none_or(|last| last.good) {
+                    tracing::warn!(
+                        error = in_one_line(&error),
+                        "no public keys; tokens that are new cannot be verified"
+                    );
+                }
+                false
+            }
+        };
+        *last.insert(Fetched { at: Instant::now(), good })
+    }
+
+    async fn ask(&self) -> platform::Result<Value> {
+        if !self.bus.is_connected() {
+            // Everyone who brings a new token would wait in line for the same silence.
+            return Err(anyhow::anyhow!("not connected to NATS").into());
+        }
+        self.bus.ask(&GetJwks {}, None, &Trace::start()).await?.parse()
+    }
+
+    /// Takes a key set in place of the one before.
+    pub(crate) fn learn(&self, set: &Value) {
+        let keys: HashMap<_, _> = set["keys"].as_array().into_iter().flatten().filter_map(ed25519).collect();
+        let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let is_withdrawn = |kid| !keys.contains_key(kid);
+        if known.keys().any(is_withdrawn) {
+            self.verified.invalidate_all();
+        }
+        *known = keys;
+    }
+
+    /// Fetches the keys at the start and now and then; never returns.
+    pub(crate) async fn keep_keys(&self) {
+        loop {
+            let fetched = self.fetch().await;
+            tokio::time::sleep(if fetched.good { FETCH_ANYWAY } else { FETCH_AGAIN }).await;
+        }
+    }
+}
+
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && token.len() <= LONGEST).then_some(token)
+}
+
+/// The name of the key a token claims to be signed with, if its header is one of ours.
+fn kid(token: &str) -> Option<String> {
+    let (head, _) = token.split_once('.')?;
+    let head: Head = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(head).ok()?).ok()?;
+    let ours = head.alg == Algorithm::EdDSA && head.typ == TOKEN_TYPE && platform::is_plain(&head.kid);
+    ours.then_some(head.kid)
+}
+
+/// The name and the key, if it is one that access tokens are signed with.
+fn ed25519(key: &Value) -> Option<(String, DecodingKey)> {
+    let is = |member: &str, word: &str| key[member] == word;
+    let is_ours = is("kty", "OKP") && is("crv", "Ed25519") && (key["use"].is_null() || is("use", "sig"));
+    let decoding = is_ours.then(|| DecodingKey::from_ed_components(key["x"].as_str()?).ok())??;
+    Some((key["kid"].as_str()?.to_owned(), decoding))
+}

@@ -1,0 +1,5 @@
+//! `edge`: HTTP in, NATS out.
+
+fn main() -> std::process::ExitCode {
+    edge::main()
+}

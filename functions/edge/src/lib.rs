@@ -1,0 +1,169 @@
+//! HTTP in, NATS out: every request becomes one command or one query, every answer goes out as it came.
+//!
+//! There are no rules here and there is no SQL. The edge knows who is calling, how large a request may be and which
+//! function it is for; what a request means is the function's affair.
+//!
+//! | I look for | here |
+//! |---|---|
+//! | a URL, and what it sends | `routes` |
+//! | how a request becomes a message, and an answer a response | `exchange`, `decode` |
+//! | who is calling | `auth` |
+//! | what an error looks like | `problem` |
+//! | what every answer carries | `frame` |
+//! | how much is let in | `limits`, `server` |
+
+mod auth;
+pub mod command_token;
+mod decode;
+mod exchange;
+mod frame;
+mod health;
+mod limits;
+mod problem;
+mod routes;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::{Context, ensure};
+use axum::{Router, http::HeaderValue, middleware};
+use platform::{Bus, Env, Sender};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::{auth::Auth, command_token::CommandKey, exchange::Line, health::Readiness, limits::Room};
+
+/// The edge's own settings.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Settings {
+    /// Where HTTP is served.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// Who makes the access tokens.
+    #[serde(default = "default_issuer")]
+    pub jwt_issuer: String,
+    /// The web sites whose pages may call, for example `https://outcry.example`; none when empty.
+    #[serde(default)]
+    pub cors_origins: Vec<String>,
+    /// Signs the names of undecided commands; at least 32 characters, the same for all replicas. Random when missing:
+    /// then such a name is good with the process that gave it, and as long as that lives.
+    pub edge_key: Option<String>,
+}
+
+fn default_port() -> u16 {
+    8080
+}
+
+fn default_issuer() -> String {
+    "outcry".into()
+}
+
+/// The whole body of the binary: `edge` serves until a signal, `edge health` exits with 0 when one is ready.
+pub fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("health") {
+        return health::probe();
+    }
+    platform::run("edge", async |env, _config, bus, stop| {
+        let listener = bind(env.read::<Settings>()?.port).await?;
+        serve(env, bus, listener, stop).await
+    })
+}
+
+/// Takes the port on all addresses.
+async fn bind(port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(("0.0.0.0", port)).await.with_context(|| {
+        format!("PORT: cannot listen on port {port}; choose another one, for example PORT=8081")
+    })
+}
+
+/// Serves HTTP until told to stop; returns when what was in flight is finished, or after 25 seconds.
+pub async fn serve(env: Env, bus: Bus, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    let settings: Settings = env.read()?;
+    let (router, app) = router(&settings, bus).await?;
+    let keys = tokio::spawn(async move { app.auth.keep_keys().await });
+    server::serve(router, listener, stop).await;
+    keys.abort();
+    Ok(())
+}
+
+/// What every request may use.
+struct App {
+    sender: Sender,
+    auth: Auth,
+    commands: CommandKey,
+    readiness: Readiness,
+    room: Room,
+}
+
+/// The routes with everything around them.
+async fn router(settings: &Settings, bus: Bus) -> anyhow::Result<(Router, Arc<App>)> {
+    let lines = routes::table();
+    let app = Arc::new(App {
+        sender: Sender::start(bus.clone()).await?,
+        auth: Auth::new(bus.clone(), &settings.jwt_issuer),
+        commands: CommandKey::new(settings.edge_key.as_deref())?,
+        readiness: Readiness::of(bus, lines.iter().map(Line::function)),
+        room: Room::default(),
+    });
+    let router = lines
+        .into_iter()
+        .fold(Router::new(), |router, line| line.add_to(router))
+        .merge(health::routes())
+        .method_not_allowed_fallback(async || problem::Problem::method_not_allowed())
+        .fallback(async || problem::Problem::not_found())
+        .with_state(Arc::clone(&app));
+    Ok((surround(router, &app, &settings.cors_origins)?, app))
+}
+
+/// Limits inside CORS inside the frame: a page can read what the limits answer, and everything is framed.
+fn surround(router: Router, app: &Arc<App>, origins: &[String]) -> anyhow::Result<Router> {
+    let mut router = router.layer(middleware::from_fn_with_state(Arc::clone(app), limits::limit));
+    if !origins.is_empty() {
+        router = router.layer(cors(origins)?);
+    }
+    Ok(router.layer(middleware::from_fn(frame::frame)))
+}
+
+fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
+    use axum::http::{HeaderName, Method, header};
+    let origins = origins.iter().map(|origin| parse_origin(origin.trim())).collect::<Result<Vec<_>, _>>()?;
+    let named = HeaderName::from_static;
+    Ok(CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_NONE_MATCH,
+            header::IF_MATCH,
+            named("idempotency-key"),
+            named("traceparent"),
+            named("x-correlation-id"),
+            named("x-request-id"),
+        ])
+        .expose_headers([
+            header::ETAG,
+            header::LOCATION,
+            header::RETRY_AFTER,
+            named("idempotent-replayed"),
+            named("x-request-id"),
+            named("x-trace-id"),
+        ])
+        .max_age(std::time::Duration::from_secs(600)))
+}
+
+/// One web site, exactly as browsers write it. `*` and `null` are none.
+fn parse_origin(text: &str) -> anyhow::Result<HeaderValue> {
+    let exact =
+        url::Url::parse(text).is_ok_and(|url| url.has_host() && url.origin().ascii_serialization() == text);
+    ensure!(
+        exact,
+        "CORS_ORIGINS: expected origins separated by commas, for example \
+         CORS_ORIGINS=https://outcry.example,http://localhost:5173 (not `{text}`)"
+    );
+    Ok(HeaderValue::from_str(text)?)
+}

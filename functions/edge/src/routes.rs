@@ -1,0 +1,30 @@
+//! The whole HTTP surface: each line names the paths, and the message they send.
+//!
+//! A route has no code of its own, so it cannot grow logic. What is not said here is said once in `exchange`.
+
+use contracts::{
+    auctions::{CreateItem, GetItem, ListBids, PlaceBid},
+    identity::{GetJwks, Login, Register},
+    stats::GetUserStats,
+};
+
+use crate::exchange::{Line, ask, send};
+
+/// All lines.
+#[rustfmt::skip]
+pub(crate) fn table() -> Vec<Line> {
+    vec![
+        // identity
+        send::<Register>(["/identity/register", "/register", "/api/v1/auth/register", "/api/v1/users/register"]).created(),
+        send::<Login>(["/identity/login", "/login", "/api/v1/auth/login", "/api/v1/users/login"]),
+        ask::<GetJwks>(["/.well-known/jwks.json"]),
+        // items and bids
+        send::<CreateItem>(["/api/v1/items"]).bearer().created(),
+        ask::<GetItem>(["/api/v1/items/{item_id}"]).versioned(),
+        send::<PlaceBid>(["/api/v1/items/{item_id}/bids"]).bearer().created(),
+        ask::<ListBids>(["/api/v1/items/{item_id}/bids"]),
+        // stats
+        ask::<GetUserStats>(["/api/v1/users/{user_id}/stats"]),
+        ask::<GetUserStats>(["/api/v1/users/me/stats"]).bearer().without(&["user_id"]),
+    ]
+}

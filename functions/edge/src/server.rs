@@ -1,0 +1,76 @@
+//! Connections: accepted, limited, and finished in order.
+
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long a request's headers may take. Also how long an idle connection stays.
+const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+/// What a connection may hold unread. Headers beyond 16 KiB are refused politely, beyond this by hyper.
+const BUFFER: usize = 64 * 1024;
+/// How long what is in flight may take to finish.
+const DRAIN: Duration = Duration::from_secs(25);
+/// How long to wait when no connection can be accepted, for example because there are no file handles.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// Serves until told to stop, then finishes what is in flight.
+pub(crate) async fn serve(router: Router, listener: TcpListener, stop: CancellationToken) {
+    // HTTP/1.1 alone: while the version is still open, hyper waits for the first bytes without a limit.
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(BUFFER);
+    let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = connection(builder.clone(), stream, router.clone(), stop.clone());
+                let cut = cut.clone();
+                tasks.spawn(async move { cut.run_until_cancelled(connection).await });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no connection could be accepted");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+    drop(listener);
+    tasks.close();
+    if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+        tracing::warn!(connections = tasks.len(), "requests were cut off");
+        cut.cancel();
+    }
+}
+
+async fn connection(
+    builder: Builder<TokioExecutor>,
+    stream: TcpStream,
+    router: Router,
+    stop: CancellationToken,
+) {
+    // Answers are small: waiting to fill a packet would only make them late.
+    let _ = stream.set_nodelay(true);
+    let mut connection =
+        std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        // The caller's doing: hung up, was too slow, or does not speak HTTP.
+        tracing::debug!(error, "connection ended");
+    }
+}

@@ -1,0 +1,741 @@
+//! The promises of the edge as a whole, over a real NATS where one is needed.
+
+use std::{path::Path, sync::OnceLock, time::Duration};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Request, StatusCode},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use contracts::{
+    UserId,
+    auctions::{GetItem, Item},
+    identity::GetJwks,
+    stats::{GetUserStats, UserStats},
+};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use platform::{Bus, Config, Cx, Env, Function, Host, database};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use crate::Settings;
+
+const ITEM: &str = "/api/v1/items/01900000-0000-7000-8000-000000000001";
+const BIDS: &str = "/api/v1/items/01900000-0000-7000-8000-000000000001/bids";
+
+// --- what is asked --------------------------------------------------------------------------------
+
+struct Answered {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Answered {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    fn code(&self) -> &str {
+        self.body["error"]["code"].as_str().unwrap_or_default()
+    }
+
+    fn details(&self) -> &str {
+        self.body["error"]["details"].as_str().unwrap_or_default()
+    }
+}
+
+async fn call(
+    router: &Router,
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> Answered {
+    let mut request = Request::builder().method(method).uri(uri);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    Answered {
+        status: parts.status,
+        headers: parts.headers,
+        body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+    }
+}
+
+async fn get(router: &Router, uri: &str, headers: &[(&str, &str)]) -> Answered {
+    call(router, "GET", uri, headers, Body::empty()).await
+}
+
+async fn post(router: &Router, uri: &str, body: &str) -> Answered {
+    call(router, "POST", uri, &[("content-type", "application/json")], body.to_owned()).await
+}
+
+async fn router_over(url: &str, settings: Settings) -> (Router, Bus) {
+    let config = Config { nats_url: url.into(), ..Env::default().read().unwrap() };
+    let bus = Bus::connect(&config, "edge").await.unwrap();
+    (crate::router(&settings, bus.clone()).await.unwrap().0, bus)
+}
+
+fn settings() -> Settings {
+    Env::default().read().unwrap()
+}
+
+/// Nothing listens there: whatever is answered, the edge made it.
+async fn alone() -> Router {
+    router_over("nats://127.0.0.1:1", settings()).await.0
+}
+
+// --- who answers ----------------------------------------------------------------------------------
+
+struct World {
+    router: Router,
+    bus: Bus,
+    stop: CancellationToken,
+    _nats: local::Nats,
+}
+
+impl World {
+    async fn start(functions: Vec<Function>) -> Self {
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nats/server.conf");
+        let nats = local::Nats::throwaway(&config, &|_| {}).unwrap();
+        let (router, bus) = router_over(&nats.url(), settings()).await;
+        let world = Self { router, bus, stop: CancellationToken::new(), _nats: nats };
+        until(async || world.bus.is_connected()).await;
+        for function in functions {
+            world.serve(function).await;
+        }
+        world
+    }
+
+    async fn serve(&self, function: Function) {
+        // Never connected to: these functions keep nothing.
+        let env = Env::of([("DATABASE_URL", "postgres://nobody:x@127.0.0.1:1/none")]);
+        let name = function.spec().name;
+        let options = database::options(&env, function.spec().domain).unwrap();
+        let pool = database::pool(&env.read().unwrap(), options, name);
+        let host = Host::new(function, pool, Some(self.bus.clone()), &env).unwrap();
+        tokio::spawn(platform::serve(host, self.bus.clone(), self.stop.clone()));
+        until(async || self.bus.is_serving(name, Duration::from_millis(100)).await).await;
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..100 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("did not come to hold within 5 seconds");
+}
+
+async fn get_jwks(_: &mut Cx, _: GetJwks) -> platform::Result<Value> {
+    Ok(json!({ "keys": [
+        { "kty": "RSA", "kid": "other", "n": "AQAB", "e": "AQAB" },
+        { "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": "k1", "x": key().x },
+    ]}))
+}
+
+/// Answers with whoever the message says the caller is.
+async fn get_user_stats(cx: &mut Cx, asked: GetUserStats) -> platform::Result<UserStats> {
+    let user_id = match asked.user_id {
+        Some(user_id) => user_id,
+        None => cx.caller()?.id,
+    };
+    Ok(serde_json::from_value(json!({
+        "user_id": user_id, "total_bids": 0, "total_amount": "0", "items_won": 0, "total_spent": "0",
+        "items_sold": 0, "last_bid_at": null, "updated_at": null,
+    }))?)
+}
+
+async fn get_item(_: &mut Cx, asked: GetItem) -> platform::Result<Item> {
+    let (user, time) = (UserId(Uuid::nil()), "2026-12-01T00:00:00Z");
+    Ok(serde_json::from_value(json!({
+        "id": asked.item_id, "seller_id": user, "name": "Lamp", "description": "", "category_id": null,
+        "image_urls": [], "currency": "USD", "start_price": "1.00", "bid_increment": "0.01", "reserve_met": true,
+        "buy_now_price": null, "current_price": "1.00", "min_next_bid": "1.00", "bid_count": 0, "leader_id": null,
+        "status": "open", "starts_at": time, "ends_at": time, "extension_window_seconds": 0, "extension_seconds": 0,
+        "winner_id": null, "final_price": null, "closed_at": null, "version": 7, "created_at": time,
+        "updated_at": time,
+    }))?)
+}
+
+// --- tokens ---------------------------------------------------------------------------------------
+
+struct Key {
+    pkcs8: Vec<u8>,
+    public: Vec<u8>,
+    x: String,
+}
+
+fn new_key() -> Key {
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
+    let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
+    let public = pair.public_key().as_ref().to_vec();
+    Key { pkcs8: pkcs8.as_ref().to_vec(), x: URL_SAFE_NO_PAD.encode(&public), public }
+}
+
+fn key() -> &'static Key {
+    static KEY: OnceLock<Key> = OnceLock::new();
+    KEY.get_or_init(new_key)
+}
+
+const ANN: &str = "01900000-0000-7000-8000-00000000000a";
+const BOB: &str = "01900000-0000-7000-8000-00000000000b";
+
+fn header() -> Header {
+    Header { typ: Some("at+jwt".into()), kid: Some("k1".into()), ..Header::new(Algorithm::EdDSA) }
+}
+
+fn claims() -> Value {
+    let now = jsonwebtoken::get_current_timestamp();
+    json!({ "iss": "outcry", "aud": "auction-api", "sub": ANN, "sid": Uuid::nil(), "role": "user", "iat": now,
+        "exp": now + 600 })
+}
+
+/// Claims with one of them changed, or taken away.
+fn with(name: &str, value: Value) -> Value {
+    let mut claims = claims();
+    if value.is_null() {
+        claims.as_object_mut().unwrap().remove(name);
+    } else {
+        claims[name] = value;
+    }
+    claims
+}
+
+fn signed(header: &Header, claims: &Value, key: &Key) -> String {
+    jsonwebtoken::encode(header, claims, &EncodingKey::from_ed_der(&key.pkcs8)).unwrap()
+}
+
+fn good_token() -> String {
+    signed(&header(), &claims(), key())
+}
+
+fn seconds_from_now(seconds: i64) -> Value {
+    json!(i64::try_from(jsonwebtoken::get_current_timestamp()).unwrap() + seconds)
+}
+
+fn raw(header: &Value, claims: &Value, signature: &str) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}.{signature}", part(header), part(claims))
+}
+
+/// Tokens that must open nothing, with what is wrong with each.
+fn bad_tokens() -> Vec<(&'static str, String)> {
+    let signed_head = |change: &dyn Fn(&mut Header)| {
+        let mut header = header();
+        change(&mut header);
+        signed(&header, &claims(), key())
+    };
+    let signed_with = |name: &str, value: Value| signed(&header(), &with(name, value), key());
+    let hs256 = Header { alg: Algorithm::HS256, ..header() };
+    let with_public_key = EncodingKey::from_secret(&key().public);
+    let good = good_token();
+    let (signing, signature) = good.rsplit_once('.').unwrap();
+    let (head, _) = good.split_once('.').unwrap();
+    let bobs = URL_SAFE_NO_PAD.encode(with("sub", json!(BOB)).to_string());
+    let none = |alg: &str| raw(&json!({ "alg": alg, "typ": "at+jwt", "kid": "k1" }), &claims(), "");
+    vec![
+        ("ended", signed_with("exp", seconds_from_now(-10))),
+        ("without an end", signed_with("exp", Value::Null)),
+        ("not yet good", signed_with("nbf", seconds_from_now(60))),
+        ("for someone else", signed_with("aud", json!("2fa"))),
+        ("for no one", signed_with("aud", Value::Null)),
+        ("from someone else", signed_with("iss", json!("mallory"))),
+        ("from no one", signed_with("iss", Value::Null)),
+        ("a role that is none", signed_with("role", json!("root"))),
+        ("a user that is none", signed_with("sub", json!("1"))),
+        ("of another kind", signed_head(&|header| header.typ = Some("2fa+jwt".into()))),
+        ("of the general kind", signed_head(&|header| header.typ = Some("JWT".into()))),
+        ("of no kind", signed_head(&|header| header.typ = None)),
+        ("an unknown key", signed_head(&|header| header.kid = Some("k2".into()))),
+        ("a key of another sort", signed_head(&|header| header.kid = Some("other".into()))),
+        ("a key that is a path", signed_head(&|header| header.kid = Some("../../etc/passwd".into()))),
+        ("a key with a line break", signed_head(&|header| header.kid = Some("k1\r\nx: y".into()))),
+        ("no key", signed_head(&|header| header.kid = None)),
+        ("its own keys", signed_head(&|header| header.jku = Some("https://mallory.example/jwks".into()))),
+        ("its own chain", signed_head(&|header| header.x5u = Some("https://mallory.example/x5u".into()))),
+        ("signed by someone else", signed(&header(), &claims(), &new_key())),
+        ("signed with the public key", jsonwebtoken::encode(&hs256, &claims(), &with_public_key).unwrap()),
+        ("not signed", none("none")),
+        ("not signed, shouting", none("NONE")),
+        ("a signature of nothing", format!("{signing}.")),
+        ("someone else's words", format!("{head}.{bobs}.{signature}")),
+        ("half a token", signing.to_owned()),
+        ("no token", "x".to_owned()),
+        ("empty", String::new()),
+        ("endless", "a".repeat(5000)),
+    ]
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_hold_is_refused_even_where_none_is_needed() {
+    let world = World::start(vec![Function::query(get_jwks), Function::query(get_user_stats)]).await;
+    let open = format!("/api/v1/users/{BOB}/stats");
+
+    let good =
+        get(&world.router, "/api/v1/users/me/stats", &[("authorization", &bearer(&good_token()))]).await;
+    assert_eq!((good.status, &good.body["user_id"]), (StatusCode::OK, &json!(ANN)));
+    assert_eq!(good.header("cache-control"), "no-store");
+
+    for (what, token) in bad_tokens() {
+        // Twice: what is remembered must not open anything either.
+        for _ in 0..2 {
+            let answer = get(&world.router, &open, &[("authorization", &bearer(&token))]).await;
+            assert_eq!((answer.status, answer.code()), (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"), "{what}");
+            assert_eq!(answer.header("www-authenticate"), "Bearer", "{what}");
+        }
+    }
+    for value in ["Basic YTpi", "Bearer", &good_token()] {
+        let answer = get(&world.router, &open, &[("authorization", value)]).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{value}");
+    }
+    let twice = [("authorization", bearer(&good_token())), ("authorization", bearer(&good_token()))];
+    let twice = twice.each_ref().map(|(name, value)| (*name, value.as_str()));
+    assert_eq!(get(&world.router, &open, &twice).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(get(&world.router, &open, &[]).await.status, StatusCode::OK);
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+#[tokio::test]
+async fn a_remembered_token_ends_when_it_says() {
+    let world = World::start(vec![Function::query(get_jwks), Function::query(get_user_stats)]).await;
+    // The leeway is five seconds.
+    let token = bearer(&signed(&header(), &with("exp", seconds_from_now(-3)), key()));
+    let me = async || get(&world.router, "/api/v1/users/me/stats", &[("authorization", &token)]).await.status;
+
+    assert_eq!(me().await, StatusCode::OK);
+    until(async || me().await == StatusCode::UNAUTHORIZED).await;
+}
+
+#[tokio::test]
+async fn a_remembered_token_ends_with_its_key() {
+    let (_, bus) = router_over("nats://127.0.0.1:1", settings()).await;
+    let auth = crate::auth::Auth::new(bus, "outcry");
+    let headers =
+        HeaderMap::from_iter([(axum::http::header::AUTHORIZATION, bearer(&good_token()).parse().unwrap())]);
+    let jwk = |kid: &str| json!({ "kty": "OKP", "crv": "Ed25519", "kid": kid, "x": key().x });
+
+    auth.learn(&json!({ "keys": [jwk("k1")] }));
+    assert!(auth.caller(&headers, true).await.is_ok());
+    auth.learn(&json!({ "keys": [jwk("k1"), jwk("k2")] }));
+    assert!(auth.caller(&headers, true).await.is_ok());
+    auth.learn(&json!({ "keys": [jwk("k2")] }));
+    assert!(auth.caller(&headers, true).await.is_err());
+}
+
+#[tokio::test]
+async fn while_the_keys_cannot_be_had_a_token_is_neither_good_nor_bad() {
+    let world = World::start(vec![Function::query(get_user_stats)]).await;
+    let token = bearer(&good_token());
+    let me = async || get(&world.router, "/api/v1/users/me/stats", &[("authorization", &token)]).await;
+
+    let answer = me().await;
+    assert_eq!((answer.status, answer.code()), (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"));
+    assert_eq!(answer.header("retry-after"), "1");
+
+    world.serve(Function::query(get_jwks)).await;
+    until(async || me().await.status == StatusCode::OK).await;
+}
+
+#[tokio::test]
+async fn nobody_is_somebody_because_a_header_says_so() {
+    let world = World::start(vec![Function::query(get_jwks), Function::query(get_user_stats)]).await;
+    let forged = [
+        ("x-user-id", BOB),
+        ("x-user-role", "admin"),
+        ("x-user-email", "b@x.y"),
+        ("x-reply-to", "a.b"),
+        ("nats-msg-id", "1"),
+    ];
+    let uri = "/api/v1/users/me/stats";
+
+    let anonymous = get(&world.router, uri, &forged).await;
+    let token = bearer(&good_token());
+    let as_ann = get(&world.router, uri, &[&forged[..], &[("authorization", &token)]].concat()).await;
+    let asked_for_bob =
+        get(&world.router, &format!("{uri}?userId={BOB}&user_id={BOB}"), &[("authorization", &token)]).await;
+
+    assert_eq!(anonymous.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(as_ann.body["user_id"], ANN);
+    assert_eq!(asked_for_bob.body["user_id"], ANN);
+}
+
+#[tokio::test]
+async fn who_has_the_version_gets_no_body() {
+    let world = World::start(vec![Function::query(get_item)]).await;
+
+    let fresh = get(&world.router, ITEM, &[]).await;
+    assert_eq!((fresh.status, fresh.header("etag")), (StatusCode::OK, "\"7\""));
+    assert_eq!(fresh.body["name"], "Lamp");
+
+    for (known, status) in [
+        ("\"7\"", StatusCode::NOT_MODIFIED),
+        ("\"6\", W/\"7\"", StatusCode::NOT_MODIFIED),
+        ("*", StatusCode::NOT_MODIFIED),
+        ("\"6\"", StatusCode::OK),
+        ("7", StatusCode::OK),
+    ] {
+        let answer = get(&world.router, ITEM, &[("if-none-match", known)]).await;
+        assert_eq!((answer.status, answer.header("etag")), (status, "\"7\""), "{known}");
+        assert_eq!(answer.body.is_null(), status == StatusCode::NOT_MODIFIED, "{known}");
+    }
+}
+
+#[tokio::test]
+async fn readyz_names_what_is_missing() {
+    let nobody = alone().await;
+    for path in ["/readyz", "/health"] {
+        let answer = get(&nobody, path, &[]).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.body, json!({ "status": "unavailable", "missing": ["nats"] }));
+    }
+    assert_eq!(get(&nobody, "/livez", &[]).await.body, json!({ "status": "ok", "missing": [] }));
+
+    let world = World::start(vec![Function::query(get_jwks), Function::query(get_item)]).await;
+    let answer = get(&world.router, "/readyz", &[]).await;
+    assert_eq!(
+        answer.body["missing"],
+        json!(["create-item", "get-user-stats", "list-bids", "login", "place-bid", "register"])
+    );
+}
+
+#[tokio::test]
+async fn a_function_that_is_away_is_unavailable() {
+    let world = World::start(Vec::new()).await;
+
+    let answer = get(&world.router, ITEM, &[]).await;
+
+    assert_eq!((answer.status, answer.code()), (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"));
+    assert_eq!(answer.header("retry-after"), "1");
+}
+
+#[tokio::test]
+async fn a_command_that_is_stored_is_promised_and_one_that_is_not_stored_is_not() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nats/streams");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let [commands, credentials] = ["COMMANDS.json", "CREDENTIALS.json"].map(read);
+    let (streams, none) = (
+        World::start(vec![Function::query(get_jwks)]).await,
+        World::start(vec![Function::query(get_jwks)]).await,
+    );
+    let files =
+        [("streams/COMMANDS.json", commands.as_str()), ("streams/CREDENTIALS.json", credentials.as_str())];
+    platform::provision::Definitions::from_files(files).unwrap().apply(&streams.bus).await.unwrap();
+    let token = bearer(&good_token());
+    let json = [("authorization", token.as_str()), ("content-type", "application/json")];
+    let register = r#"{"email":"a@b.cd","password":"secret123"}"#;
+
+    let (stored, secret, lost) = tokio::join!(
+        call(&streams.router, "POST", BIDS, &json, r#"{"amount":1}"#),
+        post(&streams.router, "/register", register),
+        call(&none.router, "POST", BIDS, &json, r#"{"amount":1}"#),
+    );
+
+    assert_eq!(stored.status, StatusCode::ACCEPTED);
+    let name = stored.body["command_id"].as_str().unwrap();
+    assert_eq!(stored.body["status"], "pending");
+    assert_eq!(stored.header("location"), format!("/api/v1/commands/{name}"));
+    assert_eq!((secret.status, secret.code()), (StatusCode::GATEWAY_TIMEOUT, "TIMEOUT"));
+    assert_eq!((lost.status, lost.code()), (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"));
+    assert_eq!(lost.header("retry-after"), "1");
+}
+
+// --- what the edge answers by itself --------------------------------------------------------------
+
+#[tokio::test]
+async fn every_error_has_the_same_form_and_the_same_headers() {
+    let router = alone().await;
+    let long = format!("{ITEM}?{}", "a".repeat(9 * 1024));
+    let wide = "a".repeat(17 * 1024);
+    let body = [("content-type", "application/json")];
+    for (method, uri, headers, sent, status, code) in [
+        ("GET", "/nowhere", &[][..], "", 404, "NOT_FOUND"),
+        ("GET", "//api/v1/items", &[], "", 404, "NOT_FOUND"),
+        ("GET", "/api/v1/items/1", &[], "", 404, "NOT_FOUND"),
+        ("GET", "/api/v1/items/..%2f..%2fetc", &[], "", 404, "NOT_FOUND"),
+        ("GET", "/api/v1/items/%ff", &[], "", 404, "NOT_FOUND"),
+        ("DELETE", "/register", &[], "", 405, "METHOD_NOT_ALLOWED"),
+        ("TRACE", ITEM, &[], "", 405, "METHOD_NOT_ALLOWED"),
+        ("OPTIONS", ITEM, &[], "", 405, "METHOD_NOT_ALLOWED"),
+        ("POST", BIDS, &body, r#"{"amount":1}"#, 401, "UNAUTHORIZED"),
+        ("POST", "/register", &[], "{}", 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ("POST", "/register", &[("content-type", "text/plain")], "{}", 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ("POST", "/register", &body, "{", 400, "INVALID_INPUT"),
+        ("GET", &long, &[], "", 414, "URI_TOO_LONG"),
+        ("GET", ITEM, &[("x-wide", &wide)], "", 431, "HEADERS_TOO_LARGE"),
+    ] {
+        let headers = [headers, &[("x-request-id", "req-7")]].concat();
+        let answer = call(&router, method, uri, &headers, sent.to_owned()).await;
+
+        let what = format!("{method} {}", &uri[..uri.len().min(60)]);
+        assert_eq!((answer.status.as_u16(), answer.code()), (status, code), "{what}");
+        assert_eq!(answer.body["error"]["request_id"], "req-7", "{what}");
+        assert!(answer.body["error"]["message"].is_string(), "{what}");
+        for (name, value) in [
+            ("content-type", "application/json"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "strict-origin-when-cross-origin"),
+            ("x-frame-options", "DENY"),
+            ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+            ("cross-origin-resource-policy", "same-origin"),
+            ("cross-origin-opener-policy", "same-origin"),
+            ("strict-transport-security", "max-age=31536000; includeSubDomains"),
+            ("cache-control", "no-store"),
+            ("x-request-id", "req-7"),
+            ("server", ""),
+        ] {
+            assert_eq!(answer.header(name), value, "{what}: {name}");
+        }
+        assert_eq!(answer.header("x-trace-id").len(), 32, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_ones() {
+    let router = alone().await;
+
+    for (uri, allowed) in
+        [("/register", "POST"), (ITEM, "GET,HEAD"), (BIDS, "POST,GET,HEAD"), ("/livez", "GET,HEAD")]
+    {
+        assert_eq!(call(&router, "PUT", uri, &[], "").await.header("allow"), allowed, "{uri}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_named() {
+    let router = alone().await;
+    let deep = format!(r#"{{"email":{}1{}}}"#, "[".repeat(64), "]".repeat(64));
+    for (body, details) in [
+        ("", "the body is empty, a JSON object was expected"),
+        ("[]", "expected a JSON object"),
+        ("null", "expected a JSON object"),
+        ("\"text\"", "expected a JSON object"),
+        ("{}", "email: is missing"),
+        (r#"{"email":"a@b.c","password":12345678}"#, "password: expected a string"),
+        (r#"{"email":{"a":1},"password":"secret123"}"#, "email: expected a string"),
+        (r#"{"email":"a","email":"b"}"#, "email: duplicate field `email`"),
+        (r#"{"email":"a@b.c" "password"}"#, "malformed JSON: expected `,` or `}` at line 1 column 18"),
+        (
+            r#"{"email":"a@b.c","password":"secret123"} {}"#,
+            "malformed JSON: trailing characters at line 1 column 42",
+        ),
+        (&deep, "the body nests deeper than 64 levels"),
+    ] {
+        let answer = post(&router, "/register", body).await;
+        assert_eq!((answer.status, answer.code()), (StatusCode::BAD_REQUEST, "INVALID_INPUT"), "{body}");
+        assert_eq!(answer.details(), details, "{body}");
+    }
+    let answer = post(&router, "/register", r#"{"email":1}"#).await;
+    assert_eq!(answer.body["error"]["fields"], json!([{ "name": "email", "message": "expected a string" }]));
+}
+
+#[tokio::test]
+async fn a_body_is_too_large_with_and_without_saying_so() {
+    let router = alone().await;
+    let json = [("content-type", "application/json")];
+    let of = |size: usize| format!(r#"{{"email":"{}"}}"#, "a".repeat(size - 12));
+    let in_chunks = |text: String| {
+        let chunks: Vec<_> = text.as_bytes().chunks(1000).map(<[u8]>::to_vec).collect();
+        Body::from_stream(futures_util::stream::iter(chunks.into_iter().map(Ok::<_, std::io::Error>)))
+    };
+
+    for (body, status) in [
+        (Body::from(of(8 * 1024)), StatusCode::BAD_REQUEST),
+        (Body::from(of(8 * 1024 + 1)), StatusCode::PAYLOAD_TOO_LARGE),
+        (in_chunks(of(8 * 1024)), StatusCode::BAD_REQUEST),
+        (in_chunks(of(8 * 1024 + 1)), StatusCode::PAYLOAD_TOO_LARGE),
+    ] {
+        let answer = call(&router, "POST", "/register", &json, body).await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_one_to_255_visible_characters_bare_or_quoted() {
+    let world = World::start(vec![Function::query(get_jwks)]).await;
+    let token = bearer(&good_token());
+    let (fits, too_long) = ("k".repeat(255), "k".repeat(256));
+    let quoted = format!("\"{fits}\"");
+    let try_key = async |keys: &[&str]| {
+        let mut headers = vec![("authorization", token.as_str()), ("content-type", "application/json")];
+        headers.extend(keys.iter().map(|key| ("idempotency-key", *key)));
+        // Without an amount: a key that is good is not used up, and the answer tells which was looked at.
+        call(&world.router, "POST", BIDS, &headers, "{}").await.details().to_owned()
+    };
+
+    for keys in [&[][..], &["k"], &[&fits], &[&quoted]] {
+        assert_eq!(try_key(keys).await, "amount: is missing", "{keys:?}");
+    }
+    for keys in [&[""][..], &["\"\""], &["two words"], &[&too_long], &["schlüssel"], &["a", "b"]] {
+        assert!(try_key(keys).await.starts_with("Idempotency-Key: "), "{keys:?}");
+    }
+}
+
+#[tokio::test]
+async fn ids_are_kept_when_they_are_plain_and_made_when_not() {
+    let router = alone().await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    let kept = get(&router, "/livez", &[("x-request-id", "req-7"), ("traceparent", parent)]).await;
+    let made = get(&router, "/livez", &[("x-request-id", "two words"), ("traceparent", "nonsense")]).await;
+
+    assert_eq!(kept.header("x-request-id"), "req-7");
+    assert_eq!(kept.header("x-trace-id"), "0af7651916cd43dd8448eb211c80319c");
+    assert!(Uuid::parse_str(made.header("x-request-id")).is_ok());
+    assert_eq!(made.header("x-trace-id").len(), 32);
+}
+
+#[tokio::test]
+async fn a_page_of_a_named_site_may_read_and_no_other() {
+    let origins = ["https://outcry.example", "http://localhost:5173"].map(String::from);
+    let settings = Settings { cors_origins: origins.into(), ..settings() };
+    let (router, _) = router_over("nats://127.0.0.1:1", settings).await;
+
+    for (origin, echoed) in [
+        ("https://outcry.example", "https://outcry.example"),
+        ("http://localhost:5173", "http://localhost:5173"),
+        ("https://evil.example", ""),
+        ("https://outcry.example.evil", ""),
+        ("null", ""),
+    ] {
+        let read = get(&router, "/nowhere", &[("origin", origin)]).await;
+        let preflight = [("origin", origin), ("access-control-request-method", "POST")];
+        let preflight = call(&router, "OPTIONS", BIDS, &preflight, "").await;
+        for answer in [read, preflight] {
+            assert_eq!(answer.header("access-control-allow-origin"), echoed, "{origin}");
+            assert_eq!(answer.header("access-control-allow-credentials"), "", "{origin}");
+            assert_eq!(answer.header("x-content-type-options"), "nosniff", "{origin}");
+            assert!(answer.header("vary").contains("origin"), "{origin}");
+        }
+    }
+    for wrong in ["*", "null", "outcry.example", "https://outcry.example/", "https://outcry.example/path"] {
+        assert!(crate::parse_origin(wrong).unwrap_err().to_string().starts_with("CORS_ORIGINS: "), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_says_nothing_about_itself() {
+    let (router, bus) = router_over("nats://127.0.0.1:1", settings()).await;
+    let (_, app) = crate::router(&settings(), bus).await.unwrap();
+    drop(router);
+    let broken = Router::new().route("/", axum::routing::get(async || -> () { panic!("canary") }));
+    let router = crate::surround(broken, &app, &[]).unwrap();
+
+    let answer = get(&router, "/", &[]).await;
+
+    assert_eq!((answer.status, answer.code()), (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL"));
+    assert!(!answer.body.to_string().contains("canary"));
+    assert_eq!(answer.header("x-frame-options"), "DENY");
+}
+
+#[tokio::test]
+async fn when_there_is_no_room_it_is_said_at_once_and_probes_still_answer() {
+    let config = Config { nats_url: "nats://127.0.0.1:1".into(), ..Env::default().read().unwrap() };
+    let bus = Bus::connect(&config, "edge").await.unwrap();
+    let (router, app) = crate::router(&settings(), bus).await.unwrap();
+    let _all = app.room.take_all();
+
+    let answer = get(&router, ITEM, &[]).await;
+
+    assert_eq!((answer.status, answer.code()), (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"));
+    assert_eq!(answer.header("retry-after"), "1");
+    assert_eq!(get(&router, "/livez", &[]).await.status, StatusCode::OK);
+}
+
+// --- over a real connection -----------------------------------------------------------------------
+
+struct Server {
+    address: std::net::SocketAddr,
+    stop: CancellationToken,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+async fn listening(router: Router) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(crate::server::serve(router, listener, stop.clone()));
+    Server { address, stop, serving }
+}
+
+/// What comes back for these bytes until the server closes.
+async fn exchange(address: std::net::SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_refused_and_the_connection_closed() {
+    let server = listening(alone().await).await;
+    let endless = format!("GET /livez HTTP/1.1\r\nHost: x\r\nx-wide: {}\r\n\r\n", "a".repeat(200_000));
+    let many = format!("GET /livez HTTP/1.1\r\nHost: x\r\n{}\r\n", "a: b\r\n".repeat(200));
+    for (request, status) in [
+        ("NONSENSE\r\n\r\n", "400"),
+        ("POST /register HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}", "400"),
+        ("POST /register HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n{}", "400"),
+        ("GET /livez HTTP/1.1\r\nHost: x\r\nx-nul: a\0b\r\n\r\n", "400"),
+        ("GET /livez HTTP/1.1\r\nHost: x\r\nx-fold: a\r\n b\r\n\r\n", "400"),
+        (&endless, "431"),
+        (&many, "431"),
+        ("CONNECT evil.example:443 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "405"),
+    ] {
+        let answer = exchange(server.address, request.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{:.60} -> {:.60}", request, answer);
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_finished_and_idle_connections_are_closed() {
+    let slow = axum::routing::get(async || {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        "done"
+    });
+    let server = listening(Router::new().route("/", slow)).await;
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    let request = tokio::spawn(exchange(server.address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    server.stop.cancel();
+
+    assert!(request.await.unwrap().ends_with("done"));
+    let mut byte = [0];
+    let closed = tokio::time::timeout(Duration::from_secs(2), idle.read(&mut byte));
+    assert_eq!(closed.await.unwrap().unwrap(), 0);
+    tokio::time::timeout(Duration::from_secs(2), server.serving).await.unwrap().unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let taken = TcpListener::bind("0.0.0.0:0").await.unwrap();
+
+    let error = crate::bind(taken.local_addr().unwrap().port()).await.unwrap_err();
+
+    assert!(format!("{error:#}").starts_with("PORT: "), "{error:#}");
+}

@@ -1,0 +1,191 @@
+//! The rules of an account. Pure: no database, no clock, no chance; what they need comes in.
+
+use contracts::identity::{Login, Register};
+use platform::{Kind, Refusal, Refused, error::Field};
+
+/// How many names are tried for somebody who did not choose one.
+const SUGGESTIONS: usize = 5;
+/// What is kept of an e-mail's local part, so that a suffix of 7 still fits into 32.
+const LONGEST_STEM: usize = 25;
+
+/// Why there is no account or no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AccountRefused {
+    /// Somebody has registered with the e-mail, perhaps in another case.
+    #[error("an account with this e-mail already exists")]
+    EmailTaken,
+    /// Somebody has the user name, perhaps in another case.
+    #[error("an account with this user name already exists")]
+    UsernameTaken,
+    /// Nobody has that name, or the password is another one: the caller does not learn which.
+    #[error("the name or the password is wrong")]
+    BadCredentials,
+}
+
+impl Refusal for AccountRefused {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::EmailTaken | Self::UsernameTaken => Kind::Conflict,
+            Self::BadCredentials => Kind::Unauthenticated,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::EmailTaken | Self::UsernameTaken => "ALREADY_EXISTS",
+            Self::BadCredentials => "UNAUTHORIZED",
+        }
+    }
+}
+
+/// What an account is looked for by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name<'a> {
+    /// By e-mail.
+    Email(&'a str),
+    /// By user name.
+    Username(&'a str),
+}
+
+impl<'a> Name<'a> {
+    /// The one name that was given.
+    pub fn of(login: &'a Login) -> Result<Self, Refused> {
+        match (login.email.as_deref(), login.username.as_deref(), login.username_or_email.as_deref()) {
+            (Some(email), None, None) => Ok(Self::Email(email)),
+            (None, Some(username), None) => Ok(Self::Username(username)),
+            // Every e-mail has an @, and no user name has one.
+            (None, None, Some(either)) if either.contains('@') => Ok(Self::Email(either)),
+            (None, None, Some(either)) => Ok(Self::Username(either)),
+            _ => Err(Refused::invalid(
+                ["email", "username", "username_or_email"]
+                    .map(|name| Field {
+                        name: name.into(),
+                        message: "exactly one of the three names is needed".into(),
+                    })
+                    .into(),
+            )),
+        }
+    }
+}
+
+/// What somebody is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// As shown to others; never empty.
+    pub name: String,
+    /// May be empty.
+    pub first: String,
+    /// May be empty.
+    pub last: String,
+}
+
+impl Names {
+    /// Fills what was not given from what was: a name is split after its first word, two parts are
+    /// joined, and who gave neither is shown by user name.
+    pub fn of(register: &Register) -> Self {
+        let [name, first, last] =
+            [&register.name, &register.first_name, &register.last_name].map(|text| tidy(text.as_deref()));
+        if first.is_empty() && last.is_empty() {
+            let (first, last) = name.split_once(' ').unwrap_or((&name, ""));
+            let (first, last) = (first.to_owned(), last.to_owned());
+            let name = if name.is_empty() { handle(register) } else { name };
+            return Self { name, first, last };
+        }
+        let name = if name.is_empty() { tidy(Some(&format!("{first} {last}"))) } else { name };
+        Self { name, first, last }
+    }
+}
+
+/// The user names to try in order: the chosen one, or else some made from the e-mail, each with a
+/// part of `chance` so that two people called `jo` at different domains do not collide.
+pub fn usernames(register: &Register, mut chance: impl FnMut() -> u32) -> Vec<String> {
+    if let Some(chosen) = &register.username {
+        return vec![chosen.clone()];
+    }
+    let stem = stem(&register.email);
+    (0..SUGGESTIONS).map(|_| format!("{stem}-{:06x}", chance() & 0xff_ffff)).collect()
+}
+
+fn handle(register: &Register) -> String {
+    register.username.clone().unwrap_or_else(|| stem(&register.email))
+}
+
+/// The local part of an e-mail in the characters of a user name.
+fn stem(email: &str) -> String {
+    let local = email.split('@').next().unwrap_or_default();
+    let stem: String = local
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c))
+        .take(LONGEST_STEM)
+        .collect();
+    if stem.is_empty() { "user".into() } else { stem }
+}
+
+/// Single spaces and no control characters: Postgres stores no NUL, and a name is one line.
+fn tidy(text: Option<&str>) -> String {
+    let words = text.unwrap_or_default().split(|c: char| c.is_whitespace() || c.is_control());
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::john;
+
+    fn names(name: Option<&str>, first: Option<&str>, last: Option<&str>) -> (String, String, String) {
+        let names = Names::of(&Register {
+            name: name.map(Into::into),
+            first_name: first.map(Into::into),
+            last_name: last.map(Into::into),
+            ..john()
+        });
+        (names.name, names.first, names.last)
+    }
+
+    fn three(name: &str, first: &str, last: &str) -> (String, String, String) {
+        (name.into(), first.into(), last.into())
+    }
+
+    #[test]
+    fn missing_names_come_from_the_given_ones() {
+        assert_eq!(names(None, Some("John"), Some("Doe")), three("John Doe", "John", "Doe"));
+        assert_eq!(
+            names(Some("Ada King Lovelace"), None, None),
+            three("Ada King Lovelace", "Ada", "King Lovelace")
+        );
+        assert_eq!(names(Some("Plato"), None, None), three("Plato", "Plato", ""));
+        assert_eq!(names(None, None, Some("Doe")), three("Doe", "", "Doe"));
+        assert_eq!(names(Some("JD"), Some("John"), Some("Doe")), three("JD", "John", "Doe"));
+        assert_eq!(names(None, None, None), three("john", "", ""));
+    }
+
+    #[test]
+    fn a_name_is_one_line_without_control_characters() {
+        assert_eq!(names(Some(" Jo\0hn\r\n  Doe\t"), None, None).0, "Jo hn Doe");
+        assert_eq!(names(Some("\0"), None, None).0, "john");
+    }
+
+    #[test]
+    fn a_chosen_user_name_is_the_only_one_tried() {
+        assert_eq!(usernames(&john(), || 1), ["john"]);
+    }
+
+    #[test]
+    fn a_made_user_name_has_the_form_of_a_chosen_one() {
+        let long = format!("{}@test.com", "x".repeat(64));
+        for (email, made) in [
+            ("jo.hn+tag@test.com", "jo.hntag-00002a"),
+            ("żółć@test.com", "user-00002a"),
+            ("a@test.com", "a-00002a"),
+            (long.as_str(), "xxxxxxxxxxxxxxxxxxxxxxxxx-00002a"),
+        ] {
+            let register = Register { email: email.into(), username: None, ..john() };
+
+            let names = usernames(&register, || 0xff00_002a);
+
+            assert_eq!(names[0], made);
+            let chosen = Register { username: Some(names[0].clone()), ..john() };
+            assert!(platform::Message::check(&chosen).is_ok(), "{made}");
+        }
+    }
+}

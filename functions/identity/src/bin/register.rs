@@ -1,0 +1,5 @@
+//! The `register` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(identity::register::function())
+}

@@ -1,0 +1,42 @@
+//! Who is who: somebody registers, logs in with a password, and gets a session that others can check.
+//!
+//! What this domain promises:
+//!
+//! * an e-mail and a user name belong to one account, whatever their case and however many register
+//!   at once;
+//! * a password is stored as an Argon2id hash and leaves memory in no other form; whoever asks does
+//!   not learn whether it was the name or the password that was wrong;
+//! * no token is stored: an access token is signed and ends after ten minutes, a refresh token is
+//!   computed from its session's row with a key that is not in the database;
+//! * whoever has the public keys ([`get_jwks`]) can check an access token without asking.
+//!
+//! The rules are in [`account`], the keys in [`keys`], the hashing in [`password`].
+
+use platform::{Function, database::Database};
+use sqlx::migrate::Migrator;
+
+pub mod account;
+#[cfg(test)]
+mod fixtures;
+pub mod get_jwks;
+pub mod keys;
+pub mod login;
+pub mod password;
+pub mod register;
+mod session;
+mod store;
+
+/// The name of the domain, of its database and of its relay.
+pub const DOMAIN: &str = "identity";
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/identity");
+
+/// What this crate deploys, in the order a visitor meets it. One binary each.
+pub fn functions() -> Vec<Function> {
+    vec![register::function(), login::function(), get_jwks::function()]
+}
+
+/// The domain's database.
+pub fn database() -> Database {
+    Database { domain: DOMAIN, migrations: &MIGRATIONS }
+}

@@ -1,0 +1,368 @@
+//! A small auction over HTTP that prints what happens as it happens, and ends by checking that the
+//! platform kept its promises. It sees nothing but the public API.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use contracts::{
+    Amount, ItemId, Page, Timestamp, UserId,
+    auctions::{Bid, Item, ItemStatus},
+    identity::Session,
+    stats::UserStats,
+};
+use futures_util::future::try_join_all;
+use rand::RngExt;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+
+/// The latest that an item may close after its end.
+const LATEST_CLOSE: Duration = Duration::from_secs(1);
+/// How long the figures may lag behind.
+const FIGURES_WITHIN: Duration = Duration::from_secs(10);
+
+/// How big the auction is.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// How many people bid.
+    pub bidders: usize,
+    /// How many items are offered.
+    pub items: usize,
+    /// The ends of the items are spread over this many seconds.
+    pub seconds: u64,
+}
+
+/// What happened, when every check has passed.
+#[derive(Debug)]
+pub struct Report {
+    /// Bids that were accepted.
+    pub accepted: usize,
+    /// Bids that were refused.
+    pub refused: usize,
+    /// Items that found a buyer.
+    pub sold: usize,
+    /// The latest close after an item's end.
+    pub latest_close: Duration,
+}
+
+/// What was seen of one bid.
+struct Seen {
+    item: usize,
+    bid: Bid,
+}
+
+/// Holds an auction at the platform and checks the result.
+pub async fn run(url: &str, size: Size, say: &(dyn Fn(&str) + Sync)) -> anyhow::Result<Report> {
+    let api = Api { http: Client::builder().no_proxy().build()?, url: url.trim_end_matches('/').to_owned() };
+    let suffix = rand::rng().random_range(0..0x100_0000);
+    let seller = api.register(&format!("seller-{suffix:06x}")).await?;
+    let names: Vec<String> = (0..size.bidders).map(|n| format!("{}-{suffix:06x}", first_name(n))).collect();
+    let bidders = try_join_all(names.iter().map(|name| api.register(name))).await?;
+    say(&format!("{} registered, with {} bidders", seller.user.username, bidders.len()));
+
+    let mut items = Vec::with_capacity(size.items);
+    let first_end = Timestamp::now() + Duration::from_secs(2);
+    for number in 0..size.items {
+        let spread = Duration::from_secs(size.seconds).mul_f64((number + 1) as f64 / size.items as f64);
+        let item = api.offer(&seller, number, first_end + spread).await?;
+        if number < 5 {
+            say(&format!(
+                "{} offers {} from {}, until {}",
+                seller.user.username, item.name, item.start_price, item.ends_at
+            ));
+        }
+        items.push(item);
+    }
+
+    let bidding =
+        bidders.iter().enumerate().map(|(n, bidder)| bid_until_the_end(&api, n, bidder, &items, say));
+    let bids: Vec<(Vec<Seen>, usize)> = try_join_all(bidding).await?;
+    let refused = bids.iter().map(|(_, refused)| refused).sum();
+    let seen: Vec<Seen> = bids.into_iter().flat_map(|(seen, _)| seen).collect();
+
+    let mut report = Report { accepted: seen.len(), refused, sold: 0, latest_close: Duration::ZERO };
+    for (number, item) in items.iter().enumerate() {
+        let closed = api.closed(item).await?;
+        check_item(&api, &closed, seen.iter().filter(|seen| seen.item == number), &mut report).await?;
+        if let (Some(winner), Some(price)) = (closed.winner_id, closed.final_price) {
+            let name =
+                bidders.iter().find(|bidder| bidder.user.id == winner).map(|b| b.user.username.clone());
+            say(&format!("sold: {} to {} for {price}", closed.name, name.unwrap_or_default()));
+        } else {
+            say(&format!("not sold: {}", closed.name));
+        }
+    }
+    check_figures(&api, &seller, &bidders, &items, &seen).await?;
+    Ok(report)
+}
+
+/// One person: now and then offers a little more on something that is still open.
+async fn bid_until_the_end(
+    api: &Api,
+    number: usize,
+    bidder: &Session,
+    items: &[Item],
+    say: &(dyn Fn(&str) + Sync),
+) -> anyhow::Result<(Vec<Seen>, usize)> {
+    let quiet = items.len() > 5;
+    let (mut seen, mut refused) = (Vec::new(), 0);
+    let mut known: HashMap<usize, Amount> = HashMap::new();
+    loop {
+        let now = Timestamp::now();
+        // A little past the end, so that bids which come too late are part of the show.
+        let open: Vec<usize> =
+            (0..items.len()).filter(|n| items[*n].ends_at + Duration::from_millis(300) > now).collect();
+        if open.is_empty() {
+            return Ok((seen, refused));
+        }
+        let (item, raise, pause) = {
+            let mut random = rand::rng();
+            (
+                open[random.random_range(0..open.len())],
+                random.random_range(0..500),
+                random.random_range(50..600),
+            )
+        };
+        let offer = &items[item];
+        let least = known.get(&item).copied().unwrap_or(offer.min_next_bid).in_currency(offer.currency)?;
+        let amount = contracts::Money::new(least.minor + raise, offer.currency);
+        let key = format!("{number}-{}", uuid::Uuid::now_v7());
+        let (status, body) = api.bid(bidder, offer.id, &amount.to_string(), &key).await?;
+        match status {
+            StatusCode::CREATED => {
+                let bid: Bid = serde_json::from_value(body)?;
+                if let Some(after) = &bid.item {
+                    known.insert(item, after.min_next_bid);
+                }
+                if !quiet {
+                    say(&format!("{} bids {} on {}", bidder.user.username, bid.amount, offer.name));
+                }
+                seen.push(Seen { item, bid });
+            }
+            StatusCode::CONFLICT => {
+                refused += 1;
+                let code = body["error"]["code"].as_str().unwrap_or_default().to_owned();
+                if let Some(least) = body["error"]["min_next_bid"].as_str() {
+                    known.insert(item, least.parse()?);
+                }
+                if !quiet {
+                    say(&format!("{} offered {amount} on {}: {code}", bidder.user.username, offer.name));
+                }
+            }
+            status => bail!("a bid was answered with {status}: {body}"),
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+/// Every accepted bid is listed once, in rising order, in time; the winner is the last of them.
+async fn check_item(
+    api: &Api,
+    item: &Item,
+    seen: impl Iterator<Item = &Seen>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let listed = api.bids(item.id).await?;
+    for (place, bid) in listed.iter().enumerate() {
+        ensure!(bid.seq == i64::try_from(place)? + 1, "{}: bid {} is at place {place}", item.name, bid.seq);
+        ensure!(bid.placed_at < item.ends_at, "{}: bid {} came too late", item.name, bid.seq);
+        ensure!(bid.bidder_id != item.seller_id, "{}: the seller bid", item.name);
+        if let Some(before) = place.checked_sub(1).and_then(|before| listed.get(before)) {
+            let (before, amount) = (minor(item, before.amount)?, minor(item, bid.amount)?);
+            ensure!(amount > before, "{}: bid {} does not rise", item.name, bid.seq);
+        }
+    }
+    let mut answered = 0;
+    for Seen { bid, .. } in seen {
+        let same = listed.iter().filter(|listed| {
+            (listed.id, listed.seq, listed.bidder_id) == (bid.id, bid.seq, bid.bidder_id)
+                && listed.amount.to_string() == bid.amount.to_string()
+        });
+        ensure!(same.count() == 1, "{}: accepted bid {} is not listed once", item.name, bid.id);
+        answered += 1;
+    }
+    ensure!(
+        answered == listed.len(),
+        "{}: {answered} bids were accepted, {} are listed",
+        item.name,
+        listed.len()
+    );
+
+    let last = listed.last();
+    ensure!(
+        item.winner_id == last.map(|bid| bid.bidder_id),
+        "{}: the winner is not the last bidder",
+        item.name
+    );
+    let expected = if last.is_some() { ItemStatus::Sold } else { ItemStatus::Unsold };
+    ensure!(item.status == expected, "{}: is {:?}", item.name, item.status);
+    let closed_at = item.closed_at.context("a closed item has a time")?;
+    ensure!(closed_at >= item.ends_at, "{}: closed early", item.name);
+    let late = closed_at.since(item.ends_at);
+    ensure!(late <= LATEST_CLOSE, "{}: closed {late:?} after its end", item.name);
+    report.latest_close = report.latest_close.max(late);
+    report.sold += usize::from(last.is_some());
+    Ok(())
+}
+
+/// The figures of everybody equal a recount; they may lag a little.
+async fn check_figures(
+    api: &Api,
+    seller: &Session,
+    bidders: &[Session],
+    items: &[Item],
+    seen: &[Seen],
+) -> anyhow::Result<()> {
+    let mut expected: BTreeMap<UserId, (i64, i64, i64)> = BTreeMap::new();
+    for Seen { item, bid } in seen {
+        let figures = expected.entry(bid.bidder_id).or_default();
+        figures.0 += 1;
+        figures.1 += minor(&items[*item], bid.amount)?;
+    }
+    let mut sold = 0;
+    for item in items {
+        if let Some(winner) = api.item(item.id).await?.winner_id {
+            expected.entry(winner).or_default().2 += 1;
+            sold += 1;
+        }
+    }
+    let deadline = Instant::now() + FIGURES_WITHIN;
+    loop {
+        let mut wrong = String::new();
+        for bidder in bidders {
+            let stats = api.stats(bidder.user.id).await?;
+            let total = stats.total_amount.in_currency(contracts::Currency::USD)?.minor;
+            let found = (stats.total_bids, total, stats.items_won);
+            let wanted = expected.get(&bidder.user.id).copied().unwrap_or_default();
+            if found != wanted {
+                write!(wrong, "{}: {found:?} instead of {wanted:?}; ", bidder.user.username)?;
+            }
+        }
+        let stats = api.stats(seller.user.id).await?;
+        if stats.items_sold != sold {
+            write!(wrong, "seller: {} sold instead of {sold}", stats.items_sold)?;
+        }
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "figures differ from the recount: {wrong}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn minor(item: &Item, amount: Amount) -> anyhow::Result<i64> {
+    Ok(amount.in_currency(item.currency)?.minor)
+}
+
+fn first_name(number: usize) -> String {
+    let names = ["ann", "bob", "cid", "dee", "eve", "finn", "gus", "hal"];
+    match number / names.len() {
+        0 => names[number].to_owned(),
+        round => format!("{}{round}", names[number % names.len()]),
+    }
+}
+
+/// The public API.
+struct Api {
+    http: Client,
+    url: String,
+}
+
+impl Api {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        session: Option<&Session>,
+        key: Option<&str>,
+        body: Option<Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if let Some(session) = session {
+            request = request.bearer_auth(&session.token.0);
+        }
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        if let Some(body) = &body {
+            request = request.json(body);
+        }
+        let response = request.send().await.with_context(|| format!("reach the platform at {}", self.url))?;
+        let status = response.status();
+        let text = response.text().await?;
+        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let (status, body) = self.call(Method::GET, path, None, None, None).await?;
+        ensure!(status == StatusCode::OK, "GET {path} was answered with {status}: {body}");
+        Ok(serde_json::from_value(body)?)
+    }
+
+    async fn register(&self, username: &str) -> anyhow::Result<Session> {
+        let body = json!({ "username": username, "email": format!("{username}@example.com"), "password": "correct horse" });
+        let (status, body) = self.call(Method::POST, "/identity/register", None, None, Some(body)).await?;
+        ensure!(status == StatusCode::CREATED, "register was answered with {status}: {body}");
+        Ok(serde_json::from_value(body)?)
+    }
+
+    async fn offer(&self, seller: &Session, number: usize, ends_at: Timestamp) -> anyhow::Result<Item> {
+        let names = ["a brass lamp", "an oak chair", "a first edition", "a bicycle", "a sea chart"];
+        let name = format!("{} (lot {})", names[number % names.len()], number + 1);
+        let body = json!({ "name": name, "start_price": "10.00", "ends_at": ends_at });
+        let (status, body) = self.call(Method::POST, "/api/v1/items", Some(seller), None, Some(body)).await?;
+        ensure!(status == StatusCode::CREATED, "an item was answered with {status}: {body}");
+        Ok(serde_json::from_value(body)?)
+    }
+
+    async fn bid(
+        &self,
+        bidder: &Session,
+        item: ItemId,
+        amount: &str,
+        key: &str,
+    ) -> anyhow::Result<(StatusCode, Value)> {
+        let path = format!("/api/v1/items/{item}/bids");
+        self.call(Method::POST, &path, Some(bidder), Some(key), Some(json!({ "amount": amount }))).await
+    }
+
+    async fn item(&self, item: ItemId) -> anyhow::Result<Item> {
+        self.get(&format!("/api/v1/items/{item}")).await
+    }
+
+    /// Waits until the hammer has fallen.
+    async fn closed(&self, item: &Item) -> anyhow::Result<Item> {
+        let deadline = Instant::now() + item.ends_at.since(Timestamp::now()) + Duration::from_secs(10);
+        loop {
+            let item = self.item(item.id).await?;
+            if item.closed_at.is_some() {
+                return Ok(item);
+            }
+            ensure!(Instant::now() < deadline, "{} did not close", item.name);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// All accepted bids, the first one first.
+    async fn bids(&self, item: ItemId) -> anyhow::Result<Vec<Bid>> {
+        let mut bids = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page: Page<Bid> = self.get(&format!("/api/v1/items/{item}/bids?limit=100{cursor}")).await?;
+            bids.extend(page.data);
+            match page.page_info.next_cursor {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        bids.reverse();
+        Ok(bids)
+    }
+
+    async fn stats(&self, user: UserId) -> anyhow::Result<UserStats> {
+        self.get(&format!("/api/v1/users/{user}/stats")).await
+    }
+}

@@ -1,0 +1,108 @@
+//! The nats-server and the Postgres of a platform that was not given any.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use local::{Durability, Nats, Postgres};
+use tokio_util::sync::CancellationToken;
+
+/// How often a service is looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(200);
+
+/// Services that were started here. They end with the process, however it ends.
+#[derive(Default, Clone)]
+pub(crate) struct Services {
+    nats: Option<Arc<Mutex<Nats>>>,
+    postgres: Option<Arc<Mutex<Postgres>>>,
+}
+
+impl Services {
+    /// Starts a nats-server; returns its URL.
+    pub(crate) fn start_nats(&mut self, data: &Path, say: &dyn Fn(&str)) -> anyhow::Result<String> {
+        let config = data.join("nats-server.conf");
+        std::fs::write(&config, crate::nats_config())
+            .with_context(|| format!("write {}", config.display()))?;
+        let nats = Nats::start(&config, &data.join("nats"), say)?;
+        say(&format!("nats-server {} {}, on {}", nats.version(), nats.found(), nats.url()));
+        let url = nats.url();
+        self.nats = Some(Arc::new(Mutex::new(nats)));
+        Ok(url)
+    }
+
+    /// Starts a Postgres; returns its administrator's URL.
+    pub(crate) fn start_postgres(
+        &mut self,
+        data: &Path,
+        durability: Durability,
+        say: &dyn Fn(&str),
+    ) -> anyhow::Result<String> {
+        let postgres = Postgres::start(&data.join("postgres"), durability, say)?;
+        say(&format!(
+            "Postgres {} {}, on 127.0.0.1:{}",
+            postgres.version(),
+            postgres.found(),
+            postgres.port()
+        ));
+        let url = postgres.url();
+        self.postgres = Some(Arc::new(Mutex::new(postgres)));
+        Ok(url)
+    }
+
+    /// Starts a service again when it dies unasked, on the same port and data.
+    pub(crate) fn watch(&self, stop: &CancellationToken) {
+        macro_rules! watch {
+            ($service:expr, $name:literal) => {
+                if let Some(service) = $service.clone() {
+                    let stop = stop.clone();
+                    std::thread::spawn(move || {
+                        while !stop.is_cancelled() {
+                            std::thread::sleep(WATCH_EVERY);
+                            let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
+                            if stop.is_cancelled() || !matches!(service.ended(), Ok(Some(_))) {
+                                continue;
+                            }
+                            tracing::error!(service = $name, "died, starting it again");
+                            if let Err(error) = service.resume(&|line| tracing::info!("{line}")) {
+                                tracing::error!(
+                                    service = $name,
+                                    error = format!("{error:#}"),
+                                    "cannot be started"
+                                );
+                            }
+                        }
+                    });
+                }
+            };
+        }
+        watch!(self.nats, "nats-server");
+        watch!(self.postgres, "Postgres");
+    }
+
+    /// The process ids of the services that were started here: nats-server and Postgres.
+    pub(crate) fn pids(&self) -> (Option<u32>, Option<u32>) {
+        let nats =
+            self.nats.as_ref().and_then(|nats| nats.lock().unwrap_or_else(PoisonError::into_inner).pid());
+        let postgres = self
+            .postgres
+            .as_ref()
+            .and_then(|postgres| postgres.lock().unwrap_or_else(PoisonError::into_inner).pid());
+        (nats, postgres)
+    }
+}
+
+/// Empties a platform's data.
+pub(crate) fn wipe(data: &Path) -> anyhow::Result<()> {
+    Nats::wipe(&data.join("nats"))?;
+    Postgres::wipe(&data.join("postgres"))?;
+    Ok(())
+}
+
+/// The folder of a platform's data, made if missing.
+pub(crate) fn folder(data: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir_all(data).with_context(|| format!("make the data folder {}", data.display()))?;
+    data.canonicalize().with_context(|| format!("find the data folder {}", data.display()))
+}

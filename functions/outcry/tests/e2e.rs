@@ -1,0 +1,547 @@
+//! Stories over HTTP, on the whole platform with real services. One binary, one platform.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+use std::{
+    future::Future,
+    process::{Child, Command, Stdio},
+    sync::LazyLock,
+    time::Duration,
+};
+
+use outcry::{
+    demo::{self, Size},
+    launch::{self, Options, Platform},
+};
+use platform::{Env, Timestamp};
+use reqwest::{Client, Method, RequestBuilder, Response, header::HeaderMap};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// Outlives every test, so that the platform does.
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
+/// The platform that most stories share.
+static SHARED: LazyLock<String> = LazyLock::new(|| {
+    let (platform, data) = RUNTIME.block_on(start(Vec::new()));
+    let url = platform.url.clone();
+    std::mem::forget((platform, data));
+    url
+});
+
+fn story(body: impl Future<Output = ()>) {
+    // Outside of the runtime, because starting blocks.
+    LazyLock::force(&SHARED);
+    RUNTIME.block_on(body);
+}
+
+async fn start(without: Vec<String>) -> (Platform, tempfile::TempDir) {
+    let data = local::temp_dir().unwrap();
+    (start_in(data.path(), without, true).await, data)
+}
+
+async fn start_in(data: &std::path::Path, without: Vec<String>, throwaway: bool) -> Platform {
+    // RUST_LOG=info shows what a failing story did.
+    let env = Env::load().unwrap();
+    let mut config: platform::Config = env.read().unwrap();
+    config.rust_log.get_or_insert_with(|| "off".into());
+    platform::init_telemetry(&config);
+    let options =
+        Options { data: data.to_owned(), listen: "127.0.0.1:0".into(), fresh: false, throwaway, without };
+    launch::start(Env::default(), options, |_| {}).await.unwrap()
+}
+
+/// A visitor of the platform.
+#[derive(Clone)]
+struct Visitor {
+    http: Client,
+    url: String,
+    token: Option<String>,
+    id: String,
+}
+
+/// What came back.
+struct Seen {
+    status: u16,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Seen {
+    fn code(&self) -> &str {
+        self.body["error"]["code"].as_str().unwrap_or_default()
+    }
+}
+
+impl Visitor {
+    fn of(url: &str) -> Self {
+        let http = Client::builder().no_proxy().build().unwrap();
+        Self { http, url: url.to_owned(), token: None, id: String::new() }
+    }
+
+    /// Somebody who has just registered.
+    async fn new(url: &str, name: &str) -> Self {
+        let mut visitor = Self::of(url);
+        let name = format!("{name}-{}", &Uuid::new_v4().simple().to_string()[..8]);
+        let body =
+            json!({ "username": name, "email": format!("{name}@example.com"), "password": "secret123" });
+        let session = visitor.post("/identity/register", body).await;
+        assert_eq!(session.status, 201, "{}", session.body);
+        visitor.token = Some(session.body["token"].as_str().unwrap().to_owned());
+        visitor.id = session.body["user"]["id"].as_str().unwrap().to_owned();
+        visitor
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    async fn get(&self, path: &str) -> Seen {
+        see(self.request(Method::GET, path).send().await.unwrap()).await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Seen {
+        see(self.request(Method::POST, path).json(&body).send().await.unwrap()).await
+    }
+
+    async fn post_text(&self, path: &str, body: &'static str) -> Seen {
+        let request = self.request(Method::POST, path).header("Content-Type", "application/json").body(body);
+        see(request.send().await.unwrap()).await
+    }
+
+    async fn post_with_key(&self, path: &str, key: &str, body: Value) -> Seen {
+        let request = self.request(Method::POST, path).header("Idempotency-Key", key).json(&body);
+        see(request.send().await.unwrap()).await
+    }
+
+    async fn offer(&self, seconds: f64, more: Value) -> Value {
+        let ends_at = Timestamp::now() + Duration::from_secs_f64(seconds);
+        let mut body = json!({ "name": "Lamp", "start_price": "10.00", "ends_at": ends_at });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let item = self.post("/api/v1/items", body).await;
+        assert_eq!(item.status, 201, "{}", item.body);
+        item.body
+    }
+
+    async fn bid(&self, item: &Value, amount: Value) -> Seen {
+        self.post(&bids_of(item), json!({ "amount": amount })).await
+    }
+
+    /// Asks again until the answer is as expected.
+    async fn get_until(&self, path: &str, expected: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..200 {
+            let seen = self.get(path).await;
+            if expected(&seen.body) {
+                return seen.body;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{path} never was as expected: {}", self.get(path).await.body);
+    }
+}
+
+async fn see(response: Response) -> Seen {
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let text = response.text().await.unwrap();
+    Seen { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
+}
+
+fn bids_of(item: &Value) -> String {
+    format!("/api/v1/items/{}/bids", item["id"].as_str().unwrap())
+}
+
+fn path_of(item: &Value) -> String {
+    format!("/api/v1/items/{}", item["id"].as_str().unwrap())
+}
+
+#[test]
+fn ann_sells_bob_and_cid_bid_and_cid_wins_on_time() {
+    story(async {
+        let (ann, bob, cid) = (
+            Visitor::new(&SHARED, "ann").await,
+            Visitor::new(&SHARED, "bob").await,
+            Visitor::new(&SHARED, "cid").await,
+        );
+        let item = ann.offer(2.0, json!({ "bid_increment": "1.00", "reserve_price": "12" })).await;
+        assert_eq!((&item["status"], &item["version"]), (&json!("open"), &json!(1)));
+
+        let first = bob.bid(&item, json!("10.00")).await;
+        assert_eq!(
+            (first.status, &first.body["seq"], &first.body["leading"]),
+            (201, &json!(1), &json!(true))
+        );
+        assert_eq!(first.body["item"]["min_next_bid"], "11.00");
+        let low = cid.bid(&item, json!(10.5)).await;
+        assert_eq!((low.status, low.code()), (409, "BID_TOO_LOW"));
+        assert_eq!(low.body["error"]["min_next_bid"], "11.00");
+        assert_eq!(cid.bid(&item, json!(12)).await.status, 201);
+
+        let closed = bob.get_until(&path_of(&item), |item| item["closed_at"].is_string()).await;
+
+        assert_eq!((&closed["status"], &closed["winner_id"]), (&json!("sold"), &json!(cid.id)));
+        assert_eq!((&closed["final_price"], &closed["bid_count"]), (&json!("12.00"), &json!(2)));
+        assert_eq!(closed.get("reserve_price"), None, "only the seller sees the reserve");
+        let late = bob.bid(&item, json!("50.00")).await;
+        assert_eq!((late.status, late.code()), (409, "AUCTION_CLOSED"));
+
+        let stats = |user: &Visitor| format!("/api/v1/users/{}/stats", user.id);
+        let won = bob.get_until(&stats(&cid), |stats| stats["items_won"] == 1).await;
+        assert_eq!((&won["total_bids"], &won["total_spent"]), (&json!(1), &json!("12.00")));
+        bob.get_until(&stats(&ann), |stats| stats["items_sold"] == 1).await;
+        let own = bob.get("/api/v1/users/me/stats").await;
+        assert_eq!((&own.body["user_id"], &own.body["total_amount"]), (&json!(bob.id), &json!("10.00")));
+
+        let list = ann.get(&bids_of(&item)).await;
+        let bidders: Vec<&str> = list.body["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|bid| bid["bidder_id"].as_str().unwrap())
+            .collect();
+        assert_eq!(bidders, [&cid.id, &bob.id]);
+        assert_eq!(list.body["page_info"]["total"], 2);
+    });
+}
+
+#[test]
+fn many_bidders_at_once_and_every_promise_is_kept() {
+    story(async {
+        let report = demo::run(&SHARED, Size { bidders: 20, items: 5, seconds: 4 }, &|_| {}).await.unwrap();
+
+        assert!(report.accepted > 20, "{report:?}");
+        assert_eq!(report.sold, 5);
+    });
+}
+
+#[test]
+fn the_seeds_commands_work_as_printed() {
+    story(async {
+        let (platform, _data) = start(Vec::new()).await;
+        let visitor = Visitor::of(&platform.url);
+
+        let john = visitor
+            .post_text(
+                "/api/v1/auth/register",
+                r#"{"username":"john","email":"john@test.com","password":"secret123","first_name":"John","last_name":"Doe"}"#,
+            )
+            .await;
+        let login = visitor
+            .post_text("/api/v1/auth/login", r#"{"username_or_email":"john","password":"secret123"}"#)
+            .await;
+
+        assert_eq!((john.status, &john.body["user"]["name"]), (201, &json!("John Doe")));
+        assert_eq!((login.status, &login.body["token_type"]), (200, &json!("Bearer")));
+        assert_eq!((&login.body["expires_in"], &login.body["user"]["role"]), (&json!(600), &json!("user")));
+        let again = visitor
+            .post_text("/register", r#"{"username":"JOHN","email":"other@test.com","password":"secret123"}"#)
+            .await;
+        assert_eq!((again.status, again.code()), (409, "ALREADY_EXISTS"));
+        platform.stop().await;
+    });
+}
+
+#[test]
+fn bad_input_gets_the_contracts_answer() {
+    story(async {
+        let (ann, bob) = (Visitor::new(&SHARED, "ann").await, Visitor::new(&SHARED, "bob").await);
+        let item = ann.offer(60.0, json!({})).await;
+        bob.bid(&item, json!("20.00")).await;
+        let bids = bids_of(&item);
+        for (body, status, code) in [
+            (r#"{"amount":-1}"#, 400, "INVALID_INPUT"),
+            (r#"{"amount":0}"#, 400, "INVALID_INPUT"),
+            (r#"{"amount":1e309}"#, 400, "INVALID_INPUT"),
+            (r#"{"amount":"1,000"}"#, 400, "INVALID_INPUT"),
+            (r#"{"amount":"NaN"}"#, 400, "INVALID_INPUT"),
+            (r#"{"amount":"20.005"}"#, 400, "INVALID_INPUT"),
+            (r#"{"amount":null}"#, 400, "INVALID_INPUT"),
+            (r#"{}"#, 400, "INVALID_INPUT"),
+            (r#"{"amount":25"#, 400, "INVALID_INPUT"),
+            (r#"[25]"#, 400, "INVALID_INPUT"),
+            (r#"{"amount":"20.00"}"#, 409, "BID_TOO_LOW"),
+            (r#"{"amount":"15.00"}"#, 409, "BID_TOO_LOW"),
+        ] {
+            let seen = bob.post_text(&bids, body).await;
+            assert_eq!((seen.status, seen.code()), (status, code), "{body}: {}", seen.body);
+            assert!(
+                seen.body["error"]["message"].is_string() && seen.body["error"]["request_id"].is_string()
+            );
+        }
+        let own = ann.bid(&item, json!(30)).await;
+        assert_eq!((own.status, own.code()), (403, "SELF_BID"));
+        let unknown =
+            bob.post(&format!("/api/v1/items/{}/bids", Uuid::now_v7()), json!({ "amount": 30 })).await;
+        assert_eq!((unknown.status, unknown.code()), (404, "NOT_FOUND"));
+        for path in ["/api/v1/items/not-an-id", &format!("/api/v1/items/{}", Uuid::now_v7()), "/nowhere"] {
+            let seen = bob.get(path).await;
+            assert_eq!((seen.status, seen.code()), (404, "NOT_FOUND"), "{path}");
+        }
+        for limit in ["0", "101", "x", "-1"] {
+            let seen = bob.get(&format!("{bids}?limit={limit}")).await;
+            assert_eq!((seen.status, seen.code()), (400, "INVALID_INPUT"), "{limit}: {}", seen.body);
+        }
+
+        let list = bob.get(&bids).await;
+        assert_eq!(list.body["page_info"]["total"], 1, "nothing of this was accepted");
+    });
+}
+
+#[test]
+fn without_a_token_that_holds_nothing_is_written() {
+    story(async {
+        let bob = Visitor::new(&SHARED, "bob").await;
+        let token = bob.token.clone().unwrap();
+        let forged = format!("{}A", &token[..token.len() - 1]);
+        let parts: Vec<&str> = token.split('.').collect();
+        // {"alg":"none","typ":"at+jwt"}
+        let unsigned = format!("eyJhbGciOiJub25lIiwidHlwIjoiYXQrand0In0.{}.", parts[1]);
+        for wrong in [None, Some(String::new()), Some("x".into()), Some(forged), Some(unsigned)] {
+            let visitor = Visitor { token: wrong.clone(), ..bob.clone() };
+            let seen = visitor.post("/api/v1/items", json!({ "name": "x" })).await;
+            assert_eq!((seen.status, seen.code()), (401, "UNAUTHORIZED"), "{wrong:?}");
+            assert!(seen.headers.contains_key("www-authenticate"));
+        }
+        // Identity headers from outside mean nothing.
+        let anonymous = Visitor { token: None, ..bob.clone() };
+        let request =
+            anonymous.request(Method::POST, "/api/v1/items").header("x-user-id", &bob.id).json(&json!({}));
+        assert_eq!(see(request.send().await.unwrap()).await.status, 401);
+    });
+}
+
+#[test]
+fn the_same_request_again_gets_the_first_answer() {
+    story(async {
+        let (ann, bob) = (Visitor::new(&SHARED, "ann").await, Visitor::new(&SHARED, "bob").await);
+        let item = ann.offer(60.0, json!({})).await;
+        let bids = bids_of(&item);
+
+        let twenty = (0..20).map(|_| bob.post_with_key(&bids, "k1", json!({ "amount": "15.00" })));
+        let answers = futures_util::future::join_all(twenty).await;
+        let again = bob.post_with_key(&bids, "\"k1\"", json!({ "amount": "15.00" })).await;
+        let other = bob.post_with_key(&bids, "k1", json!({ "amount": "16.00" })).await;
+        let low = bob.post_with_key(&bids, "k2", json!({ "amount": "15.00" })).await;
+        let low_again = bob.post_with_key(&bids, "k2", json!({ "amount": "15.00" })).await;
+
+        assert!(answers.iter().all(|seen| seen.status == 201 && seen.body == answers[0].body));
+        let replayed = |seen: &Seen| seen.headers.contains_key("idempotent-replayed");
+        assert_eq!(answers.iter().filter(|seen| !replayed(seen)).count(), 1);
+        assert_eq!(
+            (again.status, replayed(&again), &again.body),
+            (201, true, &answers[0].body),
+            "quotes do not count"
+        );
+        assert_eq!((other.status, other.code()), (422, "IDEMPOTENCY_MISMATCH"));
+        assert_eq!((low.status, low_again.status, replayed(&low_again)), (409, 409, true));
+        assert_eq!(bob.get(&bids).await.body["page_info"]["total"], 1);
+        for key in ["", "tab\there", &"x".repeat(256)] {
+            let request = bob
+                .request(Method::POST, &bids)
+                .header("Idempotency-Key", key)
+                .json(&json!({ "amount": 20 }));
+            assert_eq!(see(request.send().await.unwrap()).await.status, 400, "{key:?}");
+        }
+    });
+}
+
+#[test]
+fn of_equal_bids_at_once_one_is_accepted() {
+    story(async {
+        let ann = Visitor::new(&SHARED, "ann").await;
+        let item = ann.offer(60.0, json!({})).await;
+        let bidders: Vec<Visitor> =
+            futures_util::future::join_all((0..10).map(|_| Visitor::new(&SHARED, "bidder"))).await;
+
+        let seen =
+            futures_util::future::join_all(bidders.iter().map(|bidder| bidder.bid(&item, json!("10.00"))))
+                .await;
+
+        assert_eq!(seen.iter().filter(|seen| seen.status == 201).count(), 1);
+        assert_eq!(seen.iter().filter(|seen| seen.code() == "BID_TOO_LOW").count(), 9);
+    });
+}
+
+#[test]
+fn a_trace_and_a_request_id_come_back() {
+    story(async {
+        let visitor = Visitor::of(&SHARED);
+        let request = visitor
+            .request(Method::GET, "/nowhere")
+            .header("x-request-id", "mine-7")
+            .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+
+        let seen = see(request.send().await.unwrap()).await;
+
+        assert_eq!(seen.headers["x-request-id"], "mine-7");
+        assert_eq!(seen.headers["x-trace-id"], "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(seen.body["error"]["request_id"], "mine-7");
+    });
+}
+
+#[test]
+fn what_was_there_is_there_after_a_restart() {
+    story(async {
+        let data = local::temp_dir().unwrap();
+        let platform = start_in(data.path(), Vec::new(), true).await;
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let item = ann.offer(60.0, json!({})).await;
+        let bob = Visitor::new(&platform.url, "bob").await;
+        bob.bid(&item, json!(11)).await;
+        platform.stop().await;
+
+        let platform = start_in(data.path(), Vec::new(), true).await;
+
+        let bob = Visitor { url: platform.url.clone(), ..bob };
+        let bid = bob.bid(&item, json!(12)).await;
+        assert_eq!(
+            (bid.status, &bid.body["seq"]),
+            (201, &json!(2)),
+            "the token still opens, the bid still counts"
+        );
+        platform.stop().await;
+    });
+}
+
+/// A function in a process of its own, gone with the test.
+struct Alone(Child);
+
+impl Alone {
+    fn run(function: &str, env: &Env) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outcry"));
+        command.args(["run", function]).stdout(Stdio::null()).stderr(Stdio::null());
+        for name in ["NATS_URL", "DATABASE_URL", "JWT_KEY_FILE"] {
+            command.env(name, env.get(name).unwrap());
+        }
+        Self(command.spawn().unwrap())
+    }
+
+    fn kill_9(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn killing_place_bid_in_the_middle_of_a_batch_loses_and_doubles_nothing() {
+    story(async {
+        let (platform, _data) = start(vec!["place-bid".into()]).await;
+        let mut place_bid = Alone::run("place-bid", &platform.env);
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let item = ann.offer(120.0, json!({ "start_price": "1.00" })).await;
+        let bob = Visitor::new(&platform.url, "bob").await;
+        assert_eq!(bob.bid(&item, json!("1.00")).await.status, 201);
+
+        // 300 bids, forty at a time, each with a key of its own, while the process is killed three times.
+        let bids = bids_of(&item);
+        let send = |number: usize| {
+            let (bob, bids) = (bob.clone(), bids.clone());
+            async move {
+                let body = json!({ "amount": format!("{}.00", number + 2) });
+                let seen = bob.post_with_key(&bids, &format!("n-{number}"), body).await;
+                (number, seen.status, seen.body)
+            }
+        };
+        let sending = async {
+            use futures_util::StreamExt;
+            futures_util::stream::iter((0..300).map(send)).buffer_unordered(40).collect::<Vec<_>>().await
+        };
+        let killing = async {
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_millis(120)).await;
+                place_bid.kill_9();
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                place_bid = Alone::run("place-bid", &platform.env);
+            }
+            place_bid
+        };
+        let (answers, _place_bid) = tokio::join!(sending, killing);
+
+        let mut settled = Vec::new();
+        for (number, status, body) in answers {
+            let (mut status, mut body) = (status, body);
+            // 202 is a promise: the same key learns what became of it.
+            for _ in 0..20 {
+                if status != 202 {
+                    break;
+                }
+                (_, status, body) = send(number).await;
+            }
+            assert!(matches!(status, 201 | 409), "{number}: {status} {body}");
+            settled.push((number, status, body));
+        }
+        let mut listed = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = bob.get(&format!("{bids}?limit=100{cursor}")).await.body;
+            listed.extend(page["data"].as_array().unwrap().clone());
+            match page["page_info"]["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        listed.reverse();
+        let accepted: Vec<&Value> =
+            settled.iter().filter(|(_, status, _)| *status == 201).map(|(_, _, body)| body).collect();
+        assert_eq!(listed.len(), accepted.len() + 1);
+        for bid in accepted {
+            let same =
+                listed.iter().filter(|listed| listed["id"] == bid["id"] && listed["amount"] == bid["amount"]);
+            assert_eq!(same.count(), 1, "{bid}");
+        }
+        for (place, bid) in listed.iter().enumerate() {
+            assert_eq!(bid["seq"], json!(place + 1));
+        }
+        let total = listed.len();
+        bob.get_until(&format!("/api/v1/users/{}/stats", bob.id), |stats| stats["total_bids"] == total).await;
+        platform.stop().await;
+    });
+}
+
+#[test]
+fn a_killed_nats_server_and_a_killed_postgres_come_back_and_nothing_is_lost() {
+    story(async {
+        // With its data on disk: a throw-away Postgres keeps no promise when it is killed.
+        let data = local::temp_dir().unwrap();
+        let platform = start_in(data.path(), Vec::new(), false).await;
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let item = ann.offer(120.0, json!({})).await;
+        let bob = Visitor::new(&platform.url, "bob").await;
+        let (nats, postgres) = platform.service_pids();
+        let mut accepted = 0;
+        for (round, pid) in [None, nats, postgres, None].into_iter().enumerate() {
+            if let Some(pid) = pid {
+                let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+                assert!(killed.success());
+            }
+            // Until it is there again callers are told so, or told that it will be decided.
+            let key = format!("round-{round}");
+            let mut status = 0;
+            for _ in 0..40 {
+                let seen = bob.post_with_key(&bids_of(&item), &key, json!({ "amount": 20 + round })).await;
+                status = seen.status;
+                if status == 201 {
+                    break;
+                }
+                assert!(matches!(status, 202 | 503), "{status} {}", seen.body);
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            assert_eq!(status, 201, "round {round}");
+            accepted += 1;
+        }
+
+        assert_eq!(bob.get(&bids_of(&item)).await.body["page_info"]["total"], accepted);
+        bob.get_until(&format!("/api/v1/users/{}/stats", bob.id), |stats| stats["total_bids"] == accepted)
+            .await;
+        platform.stop().await;
+    });
+}

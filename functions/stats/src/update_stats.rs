@@ -1,0 +1,216 @@
+//! `update-stats`: keep each user's figures in step with what happens.
+//!
+//! Reacts to [`BidPlaced`] and [`BidWon`]. Plain additions are safe: the runner counts each event
+//! once, in the same transaction.
+
+use std::collections::BTreeMap;
+
+use contracts::{
+    Timestamp, UserId,
+    auctions::{BidPlaced, BidWon},
+};
+use platform::{Cx, Function, Received, Result};
+
+use crate::DOMAIN;
+
+platform::hears! {
+    /// What figures are made of.
+    pub enum Heard {
+        /// Counts for its bidder.
+        BidPlaced(BidPlaced),
+        /// Counts for the winner and for the seller.
+        BidWon(BidWon),
+    }
+}
+
+/// A consumer of [`Heard`].
+pub fn function() -> Function {
+    Function::events(DOMAIN, "update-stats", update_stats)
+}
+
+async fn update_stats(cx: &mut Cx, events: Vec<Received<Heard>>) -> Result<()> {
+    // In the order of the users, so that two batches cannot wait for each other.
+    let mut users: BTreeMap<UserId, Change> = BTreeMap::new();
+    for event in events {
+        match event.message {
+            Heard::BidPlaced(bid) => {
+                let change = users.entry(bid.bidder_id).or_default();
+                change.bids += 1;
+                change.bid.push(bid.amount.to_string());
+                change.last_bid_at = change.last_bid_at.max(Some(bid.placed_at));
+            }
+            Heard::BidWon(bid) => {
+                let change = users.entry(bid.winner_id).or_default();
+                change.won += 1;
+                change.spent.push(bid.amount.to_string());
+                users.entry(bid.seller_id).or_default().sold += 1;
+            }
+        }
+    }
+    add(cx, users).await
+}
+
+/// What a batch adds to one user's figures. Amounts stay decimal text until Postgres adds them up
+/// exactly: sums of major units know no currency, so no integer fits them all.
+#[derive(Default)]
+struct Change {
+    bids: i64,
+    bid: Vec<String>,
+    won: i64,
+    spent: Vec<String>,
+    sold: i64,
+    last_bid_at: Option<Timestamp>,
+}
+
+async fn add(cx: &mut Cx, users: BTreeMap<UserId, Change>) -> Result<()> {
+    let now = cx.now();
+    let (mut ids, mut bids, mut won, mut sold, mut last) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut amount_of, mut amounts) = (vec![], vec![]);
+    let (mut spent_of, mut spent) = (vec![], vec![]);
+    for (user, change) in users {
+        ids.push(user.0);
+        bids.push(change.bids);
+        won.push(change.won);
+        sold.push(change.sold);
+        last.push(change.last_bid_at);
+        amount_of.extend(std::iter::repeat_n(user.0, change.bid.len()));
+        amounts.extend(change.bid);
+        spent_of.extend(std::iter::repeat_n(user.0, change.spent.len()));
+        spent.extend(change.spent);
+    }
+    sqlx::query!(
+        r#"
+        with amount as (
+            select user_id, sum(value::numeric) as total
+            from unnest($6::uuid[], $7::text[]) as bid (user_id, value) group by user_id
+        ), spent as (
+            select user_id, sum(value::numeric) as total
+            from unnest($8::uuid[], $9::text[]) as win (user_id, value) group by user_id
+        )
+        insert into user_figures (user_id, total_bids, total_amount, items_won, total_spent, items_sold,
+            last_bid_at, updated_at)
+        select change.user_id, bids, coalesce(amount.total, 0), won, coalesce(spent.total, 0), sold,
+            last_bid_at, $10
+        from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[])
+            as change (user_id, bids, won, sold, last_bid_at)
+            left join amount using (user_id) left join spent using (user_id)
+        order by change.user_id
+        on conflict (user_id) do update set
+            total_bids = user_figures.total_bids + excluded.total_bids,
+            total_amount = user_figures.total_amount + excluded.total_amount,
+            items_won = user_figures.items_won + excluded.items_won,
+            total_spent = user_figures.total_spent + excluded.total_spent,
+            items_sold = user_figures.items_sold + excluded.items_sold,
+            last_bid_at = greatest(user_figures.last_bid_at, excluded.last_bid_at),
+            updated_at = excluded.updated_at
+        "#,
+        &ids,
+        &bids,
+        &won,
+        &sold,
+        &last as &[Option<Timestamp>],
+        &amount_of,
+        &amounts,
+        &spent_of,
+        &spent,
+        now,
+    )
+    .execute(cx.tx().await?)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use contracts::{BidId, Currency, ItemId, stats::UserStats};
+    use platform::Verdict;
+    use testing::Harness;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SELLER: UserId = UserId(Uuid::from_u128(1));
+    const ANN: UserId = UserId(Uuid::from_u128(2));
+    const BOB: UserId = UserId(Uuid::from_u128(3));
+
+    fn placed(bidder_id: UserId, amount: &str) -> (Uuid, BidPlaced) {
+        let amount = amount.parse().unwrap();
+        let bid = BidPlaced {
+            bid_id: BidId::new(),
+            item_id: ItemId::new(),
+            seller_id: SELLER,
+            bidder_id,
+            outbid_id: None,
+            amount,
+            currency: Currency::USD,
+            seq: 1,
+            placed_at: Timestamp::now(),
+            current_price: amount,
+            min_next_bid: amount,
+            reserve_met: true,
+        };
+        (Uuid::now_v7(), bid)
+    }
+
+    fn won(winner_id: UserId, amount: &str) -> (Uuid, BidWon) {
+        let bid = BidWon {
+            item_id: ItemId::new(),
+            item_name: "Lamp".into(),
+            bid_id: BidId::new(),
+            winner_id,
+            seller_id: SELLER,
+            amount: amount.parse().unwrap(),
+            currency: Currency::USD,
+            seq: 1,
+            closed_at: Timestamp::now(),
+        };
+        (Uuid::now_v7(), bid)
+    }
+
+    async fn figures(app: &Harness, user: UserId) -> UserStats {
+        let query = contracts::stats::GetUserStats { user_id: Some(user) };
+        app.ask(&crate::get_user_stats::function(), &query).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn bids_and_wins_add_up() {
+        let app = Harness::start(crate::database()).await;
+
+        app.deliver(&function(), &[placed(ANN, "10.10"), placed(BOB, "20"), placed(ANN, "0.20")]).await;
+        app.deliver(&function(), &[placed(ANN, "1.00")]).await;
+        app.deliver(&function(), &[won(ANN, "10.10")]).await;
+
+        let (ann, seller) = (figures(&app, ANN).await, figures(&app, SELLER).await);
+        assert_eq!((ann.total_bids, ann.total_amount.to_string()), (3, "11.30".into()));
+        assert_eq!((ann.items_won, ann.total_spent.to_string()), (1, "10.10".into()));
+        assert!(ann.last_bid_at.is_some());
+        assert_eq!((seller.items_sold, seller.total_bids, seller.last_bid_at), (1, 0, None));
+    }
+
+    #[tokio::test]
+    async fn an_event_delivered_twice_counts_once() {
+        let app = Harness::start(crate::database()).await;
+        let bid = placed(ANN, "10");
+
+        let together = app.deliver(&function(), &[bid.clone(), bid.clone()]).await;
+        let again = app.deliver(&function(), &[bid]).await;
+
+        assert_eq!((together, again), (vec![Verdict::Done; 2], vec![Verdict::Done]));
+        assert_eq!(figures(&app, ANN).await.total_bids, 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_an_event_is_given_up_alone() {
+        let app = Harness::start(crate::database()).await;
+        let (_, good) = placed(ANN, "10");
+        let subject = "events.bid.placed.v1.x";
+        let typed_by_hand = app.delivery(subject, &serde_json::json!({ "payload": good }));
+        let broken = app.delivery(subject, &serde_json::json!({ "payload": { "amount": 1 } }));
+
+        let verdicts = app.host(&function()).execute(vec![broken, typed_by_hand]).await;
+
+        assert!(matches!(&verdicts[0], Verdict::Dead(reason) if reason.starts_with("bid.placed.v1: ")));
+        assert_eq!(verdicts[1], Verdict::Done);
+        assert_eq!(figures(&app, ANN).await.total_bids, 1);
+    }
+}

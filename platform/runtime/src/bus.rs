@@ -1,0 +1,254 @@
+//! The connection to NATS, and what may be asked over it.
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::Context;
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap,
+    jetstream::{self, context::ContextBuilder},
+};
+use bytes::Bytes;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::{
+    Caller, Result, Timestamp, Trace,
+    config::Config,
+    error::Outage,
+    wire::{self, Answer, COMMANDS, Command, Query},
+};
+
+/// How long a query may take before the asker gives up.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the JetStream API may take.
+const API_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The connection to NATS.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) client: Client,
+    pub(crate) js: jetstream::Context,
+    connections: watch::Receiver<u64>,
+}
+
+/// What the COMMANDS stream still holds of one kind of command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backlog {
+    /// The stream's own clock, read before the commands were looked at: whatever was stamped
+    /// before this instant and is not in `oldest` has been decided.
+    pub now: Timestamp,
+    /// For each key with undecided commands, the stamp of the oldest.
+    pub oldest: HashMap<Uuid, Timestamp>,
+}
+
+impl Bus {
+    /// Connects, and keeps trying while the server is not there yet.
+    pub async fn connect(config: &Config, name: &str) -> anyhow::Result<Self> {
+        let (connected, connections) = watch::channel(0);
+        let mut options = ConnectOptions::new()
+            .name(name)
+            .retry_on_initial_connect()
+            .ping_interval(Duration::from_secs(10))
+            // A reader that is slow must not lose what was already sent to it.
+            .subscription_capacity(65_536)
+            .event_callback(move |event| {
+                match event {
+                    Event::Connected => {
+                        connected.send_modify(|count| *count += 1);
+                        tracing::debug!("connected to NATS");
+                    }
+                    // One for each try to connect again, and those of an orderly end.
+                    Event::ClientError(_) | Event::Draining | Event::Closed => {
+                        tracing::debug!(%event, "NATS connection")
+                    }
+                    event => tracing::warn!(%event, "NATS connection"),
+                }
+                std::future::ready(())
+            });
+        if let (Some(user), Some(password)) = (&config.nats_user, &config.nats_password) {
+            options = options.user_and_password(user.clone(), password.clone());
+        }
+        let client = options
+            .connect(config.nats_url.as_str())
+            .await
+            .with_context(|| format!("connect to NATS at {}", config.nats_url))?;
+        let js = ContextBuilder::new().timeout(API_TIMEOUT).build(client.clone());
+        Ok(Self { client, js, connections })
+    }
+
+    /// Counts how often the connection was made; changes when it is made again.
+    pub fn connections(&self) -> watch::Receiver<u64> {
+        self.connections.clone()
+    }
+
+    /// True while the connection stands.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Sends what is still buffered. To be called before the process ends.
+    pub async fn flush(&self) {
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.client.flush()).await;
+    }
+
+    /// Sends what is still buffered, and ends the connection.
+    pub async fn close(&self) {
+        self.flush().await;
+        let _ = self.client.drain().await;
+    }
+
+    /// Asks a query function.
+    pub async fn ask<Q: Query>(&self, query: &Q, caller: Option<Caller>, trace: &Trace) -> Result<Answer> {
+        let mut headers = HeaderMap::new();
+        trace.write(&mut headers);
+        if let Some(caller) = caller {
+            caller.write(&mut headers);
+        }
+        let subject = wire::query_subject(Q::DOMAIN, Q::FUNCTION);
+        let request = async_nats::Request::new()
+            .payload(serde_json::to_vec(query)?.into())
+            .headers(headers)
+            .timeout(Some(QUERY_TIMEOUT));
+        let message = self
+            .client
+            .send_request(subject, request)
+            .await
+            .map_err(|error| Outage(format!("ask {}: {error}", Q::FUNCTION)))?;
+        Ok(Answer::from_message(message))
+    }
+
+    /// Whether a function of this name answers within the time.
+    pub async fn is_serving(&self, function: &str, within: Duration) -> bool {
+        let request = async_nats::Request::new().timeout(Some(within));
+        let ping = self.client.send_request(format!("$SRV.PING.{function}"), request);
+        ping.await.is_ok()
+    }
+
+    /// Tells the relay of a domain that its outbox has something. Best effort: the relay also polls.
+    pub(crate) async fn poke(&self, domain: &str) {
+        let _ = self.client.publish(wire::poke_subject(domain), Bytes::new()).await;
+    }
+
+    /// See [`Cx::backlog`](crate::Cx::backlog).
+    pub async fn backlog<C: Command>(&self, keys: &[Uuid]) -> Result<Backlog> {
+        let now = self.stream_info(json!({})).await?.ts;
+        let prefix = format!("cmd.{}.{}.", C::DOMAIN, C::FUNCTION);
+        let mut waiting = HashMap::new();
+        loop {
+            let offset = waiting.len();
+            let page = self
+                .stream_info(json!({ "subjects_filter": format!("{prefix}>"), "offset": offset }))
+                .await?;
+            let subjects = page.state.subjects.unwrap_or_default();
+            let more = !subjects.is_empty();
+            waiting.extend(subjects);
+            if !more || waiting.len() >= page.total {
+                break;
+            }
+        }
+        let mut oldest = HashMap::new();
+        for key in keys {
+            let subject = format!("{prefix}{key}");
+            if waiting.contains_key(&subject)
+                && let Some(stamp) = self.oldest(&subject).await?
+            {
+                oldest.insert(*key, stamp);
+            }
+        }
+        Ok(Backlog { now, oldest })
+    }
+
+    /// How many messages a stream holds.
+    pub async fn stored(&self, stream: &str) -> Result<u64> {
+        let call = format!("STREAM.INFO.{stream}");
+        let info = self.api::<StreamInfo>(&call, json!({})).await?;
+        let info = info.map_err(|error| Outage(format!("{call}: {}", error.description)))?;
+        Ok(info.state.messages)
+    }
+
+    /// Forgets every undecided command. For tests and for an operator who means it.
+    pub async fn purge_commands(&self) -> Result<()> {
+        let call = format!("STREAM.PURGE.{COMMANDS}");
+        let purged = self.api::<serde_json::Value>(&call, json!({})).await?;
+        purged.map(drop).map_err(|error| Outage(format!("{call}: {}", error.description)).into())
+    }
+
+    async fn stream_info(&self, request: serde_json::Value) -> Result<StreamInfo> {
+        let call = format!("STREAM.INFO.{COMMANDS}");
+        let info = self.api(&call, request).await?;
+        info.map_err(|error| Outage(format!("{call}: {}", error.description)).into())
+    }
+
+    /// The stamp of the oldest message on a subject of the work queue, which is undecided because
+    /// a decided one is no longer stored.
+    async fn oldest(&self, subject: &str) -> Result<Option<Timestamp>> {
+        let request = json!({ "seq": 1, "next_by_subj": subject });
+        let call = format!("STREAM.MSG.GET.{COMMANDS}");
+        match self.api::<Stored>(&call, request).await? {
+            Ok(stored) => Ok(Some(stored.message.time)),
+            // Decided since the subjects were listed.
+            Err(error) if error.err_code == NO_MESSAGE => Ok(None),
+            Err(error) => Err(Outage(format!("{call}: {}", error.description)).into()),
+        }
+    }
+
+    /// Calls the JetStream API; an inner error is the server's own.
+    pub(crate) async fn api<T: DeserializeOwned>(
+        &self,
+        call: &str,
+        request: impl serde::Serialize,
+    ) -> Result<std::result::Result<T, ApiError>> {
+        let answer = self.js.request::<_, _, ApiAnswer<T>>(call.to_owned(), &request).await;
+        match answer.map_err(|error| Outage(format!("{call}: {error}")))? {
+            ApiAnswer::Ok(value) => Ok(Ok(value)),
+            ApiAnswer::Err { error } => Ok(Err(error)),
+        }
+    }
+}
+
+/// The server's code for "no message found".
+const NO_MESSAGE: u64 = 10037;
+
+/// The JetStream API answers with the value's members or with an `error`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ApiAnswer<T> {
+    Err { error: ApiError },
+    Ok(T),
+}
+
+/// What the server says is wrong with a call.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ApiError {
+    #[serde(default)]
+    pub(crate) err_code: u64,
+    #[serde(default)]
+    pub(crate) description: String,
+}
+
+#[derive(Deserialize)]
+struct StreamInfo {
+    ts: Timestamp,
+    state: StreamState,
+    #[serde(default)]
+    total: usize,
+}
+
+#[derive(Deserialize)]
+struct StreamState {
+    #[serde(default)]
+    messages: u64,
+    subjects: Option<HashMap<String, u64>>,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    message: StoredMessage,
+}
+
+#[derive(Deserialize)]
+struct StoredMessage {
+    time: Timestamp,
+}

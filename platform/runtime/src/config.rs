@@ -1,0 +1,221 @@
+//! Configuration: one flat struct for each program, read from the environment by `envy`.
+//!
+//! Values come from the process environment, then from `.env` in development; `X_FILE` names a file
+//! that holds the value of `X`, for secrets.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, de::DeserializeOwned};
+
+/// What the runner needs to know. A function's own settings are its own struct, read with
+/// [`Env::read`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Where nats-server listens.
+    #[serde(default = "default_nats_url")]
+    pub nats_url: String,
+    /// With `nats_password`.
+    pub nats_user: Option<String>,
+    /// With `nats_user`.
+    pub nats_password: Option<String>,
+    /// Connections to each database.
+    #[serde(default = "default_connections")]
+    pub db_max_connections: u32,
+    /// Seconds after which an unused connection is closed.
+    #[serde(default = "default_idle")]
+    pub db_max_idle_seconds: u64,
+    /// Overrides how many transactions of one replica run at once.
+    pub concurrency: Option<usize>,
+    /// Overrides the most messages in one transaction.
+    pub batch_max: Option<usize>,
+    /// `development` or `production`.
+    #[serde(default)]
+    pub outcry_env: Mode,
+    /// `pretty` or `json`; the default follows `outcry_env`.
+    pub log_format: Option<LogFormat>,
+    /// What is logged, in the syntax of `tracing_subscriber::EnvFilter`.
+    pub rust_log: Option<String>,
+    /// Hours that published outbox rows stay, so that a lost tail of the stream can be replaced.
+    #[serde(default = "default_outbox_hours")]
+    pub outbox_retention_hours: u32,
+}
+
+/// How careful the platform is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// On a laptop: no limits, `.env` is read.
+    #[default]
+    Development,
+    /// For real.
+    Production,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One object a line.
+    Json,
+}
+
+fn default_nats_url() -> String {
+    "nats://127.0.0.1:4222".into()
+}
+fn default_connections() -> u32 {
+    8
+}
+fn default_idle() -> u64 {
+    300
+}
+fn default_outbox_hours() -> u32 {
+    24
+}
+
+/// What each variable expects, with an example; shown when a value cannot be read.
+const EXPECTED: &[(&str, &str, &str)] = &[
+    ("NATS_URL", "the address of nats-server", "nats://127.0.0.1:4222"),
+    (
+        "DATABASE_URL",
+        "a Postgres URL of an administrator",
+        "postgres://postgres:secret@127.0.0.1:5432/postgres",
+    ),
+    ("PORT", "a port number", "8080"),
+    ("DB_MAX_CONNECTIONS", "a whole number above 0", "8"),
+    ("DB_MAX_IDLE_SECONDS", "a whole number of seconds", "300"),
+    ("CONCURRENCY", "a whole number above 0", "4"),
+    ("BATCH_MAX", "a whole number above 0", "256"),
+    ("OUTCRY_ENV", "development or production", "development"),
+    ("LOG_FORMAT", "pretty or json", "json"),
+    ("OUTBOX_RETENTION_HOURS", "a whole number of hours", "24"),
+    ("JWT_ISSUER", "a name or URL", "outcry"),
+    ("JWT_KEY_FILE", "the path of an Ed25519 key in PEM", ".outcry/jwt-key.pem"),
+    ("OUTCRY_DATA", "a folder", ".outcry"),
+    ("CORS_ORIGINS", "origins separated by commas", "https://outcry.example"),
+    ("EDGE_KEY", "at least 32 characters", "the output of `openssl rand -hex 32`"),
+];
+
+/// The variables a program was started with.
+#[derive(Debug, Clone, Default)]
+pub struct Env(BTreeMap<String, String>);
+
+impl Env {
+    /// Reads the process environment, `.env` in development, and the files that `X_FILE` names.
+    pub fn load() -> anyhow::Result<Self> {
+        let mut variables: BTreeMap<String, String> = std::env::vars().collect();
+        if variables.get("OUTCRY_ENV").map(String::as_str) != Some("production") && Path::new(".env").exists()
+        {
+            for entry in dotenvy::from_path_iter(".env").context("read .env")? {
+                let (name, value) = entry.context("read .env")?;
+                variables.entry(name).or_insert(value);
+            }
+        }
+        let mut env = Self(variables);
+        env.read_files()?;
+        if env.get("JWT_SECRET").is_some() {
+            tracing::warn!("JWT_SECRET is ignored: tokens are signed with the key in JWT_KEY_FILE");
+        }
+        Ok(env)
+    }
+
+    /// Replaces `X_FILE=path` by the content of the file, for every X that is a secret.
+    fn read_files(&mut self) -> anyhow::Result<()> {
+        let is_secret =
+            |name: &str| name.ends_with("PASSWORD") || name.ends_with("DATABASE_URL") || name == "EDGE_KEY";
+        let files: Vec<(String, String)> = self
+            .0
+            .iter()
+            .filter_map(|(name, path)| {
+                let secret = name.strip_suffix("_FILE").filter(|secret| is_secret(secret))?;
+                Some((secret.to_owned(), path.clone()))
+            })
+            .collect();
+        for (name, path) in files {
+            let content = std::fs::read_to_string(&path)
+                .with_context(|| format!("{name}_FILE names {path}, which cannot be read"))?;
+            self.0.insert(name, content.trim_end().to_owned());
+        }
+        Ok(())
+    }
+
+    /// These variables and no others; for tests.
+    pub fn of<const N: usize>(variables: [(&str, &str); N]) -> Self {
+        Self(variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+    }
+
+    /// The value of a variable; an empty one counts as missing.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Sets a variable for this process's own functions.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.0.insert(name.to_owned(), value.into());
+    }
+
+    /// Reads a struct whose fields are named like the variables, in lower case.
+    pub fn read<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
+        let variables = self.0.iter().filter(|(_, value)| !value.is_empty());
+        envy::from_iter(variables.map(|(name, value)| (name.clone(), value.clone()))).or_else(|error| {
+            let text = match &error {
+                envy::Error::MissingValue(field) => format!("{} is not set", field.to_uppercase()),
+                envy::Error::Custom(text) => text.clone(),
+            };
+            match EXPECTED.iter().find(|(name, _, _)| self.blames(name, &text)) {
+                Some((name, expects, example)) => {
+                    bail!("{name}: expected {expects}, for example {name}={example} ({text})")
+                }
+                None => bail!("{text}"),
+            }
+        })
+    }
+
+    /// Whether the error text speaks of the variable. For a value that is not one of an enum's
+    /// words, serde names the value but not the variable.
+    fn blames(&self, name: &str, text: &str) -> bool {
+        let words = |text: &str, word: &str| {
+            text.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|part| part == word)
+        };
+        words(text, name)
+            || (text.contains("unknown variant")
+                && self.get(name).is_some_and(|value| text.contains(&format!("`{value}`"))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_has_a_default() {
+        let config: Config = Env::default().read().unwrap();
+
+        assert_eq!(config.nats_url, "nats://127.0.0.1:4222");
+        assert_eq!(config.outcry_env, Mode::Development);
+    }
+
+    #[test]
+    fn a_wrong_value_is_answered_with_variable_expectation_and_example() {
+        for (name, value) in [("DB_MAX_CONNECTIONS", "many"), ("LOG_FORMAT", "xml")] {
+            let error = Env::of([(name, value)]).read::<Config>().unwrap_err().to_string();
+
+            assert!(error.starts_with(&format!("{name}: expected ")), "{error}");
+            assert!(error.contains(&format!("for example {name}=")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_may_come_from_a_file() {
+        let file = std::env::temp_dir().join(format!("outcry-secret-{}", std::process::id()));
+        std::fs::write(&file, "s3cret\n").unwrap();
+        let mut env = Env::of([("NATS_PASSWORD_FILE", file.to_str().unwrap())]);
+
+        env.read_files().unwrap();
+
+        assert_eq!(env.get("NATS_PASSWORD"), Some("s3cret"));
+        std::fs::remove_file(file).unwrap();
+    }
+}

@@ -1,0 +1,238 @@
+//! One Postgres database for each domain, with an owner who may change its schema and an application
+//! role that may not.
+
+use std::{borrow::Cow, time::Duration};
+
+use anyhow::Context;
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection, PgPool,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::{
+    config::{Config, Env},
+    wire,
+};
+
+/// The tables of the runner; every domain's database has them.
+static MACHINERY: Migrator = sqlx::migrate!("../../migrations/platform");
+
+/// How many days of outbox partitions are kept ready.
+const PARTITIONS_AHEAD: i32 = 7;
+
+/// A domain's database.
+#[derive(Clone, Copy)]
+pub struct Database {
+    /// The domain, which is also the name of the database and of its application role.
+    pub domain: &'static str,
+    /// The domain's own tables.
+    pub migrations: &'static Migrator,
+}
+
+/// Where a domain's database is: `<DOMAIN>_DATABASE_URL`, else derived from `DATABASE_URL`.
+///
+/// Derived roles have passwords that follow from the administrator's, so that nothing else needs to
+/// be configured or stored.
+pub fn options(env: &Env, domain: &str) -> anyhow::Result<PgConnectOptions> {
+    let own = format!("{}_DATABASE_URL", domain.to_uppercase());
+    if let Some(url) = env.get(&own) {
+        return url.parse().with_context(|| format!("{own}: expected a Postgres URL"));
+    }
+    let admin = admin(env).with_context(|| format!("set {own}, or DATABASE_URL for all domains"))?;
+    Ok(derived(&admin, domain, domain))
+}
+
+fn admin(env: &Env) -> anyhow::Result<Admin> {
+    let url = env.get("DATABASE_URL").context("DATABASE_URL is not set")?;
+    Admin::parse(url)
+}
+
+/// The administrator of a server.
+struct Admin {
+    options: PgConnectOptions,
+    password: String,
+}
+
+impl Admin {
+    fn parse(url: &str) -> anyhow::Result<Self> {
+        let options: PgConnectOptions = url
+            .parse()
+            .context("DATABASE_URL: expected a Postgres URL, for example postgres://postgres:secret@127.0.0.1:5432/postgres")?;
+        let password = url::Url::parse(url)?.password().unwrap_or_default().to_owned();
+        // What exists already is left alone; that is no news.
+        Ok(Self { options: options.options([("client_min_messages", "warning")]), password })
+    }
+
+    /// The password of a derived role.
+    fn password_of(&self, role: &str) -> String {
+        let id = |half| wire::derived_id(&["role", role, half, &self.password]).simple().to_string();
+        id("1") + &id("2")
+    }
+}
+
+fn derived(admin: &Admin, database: &str, role: &str) -> PgConnectOptions {
+    admin.options.clone().database(database).username(role).password(&admin.password_of(role))
+}
+
+/// The pool of a function's database.
+pub fn pool(config: &Config, options: PgConnectOptions, name: &str) -> PgPool {
+    let options = options.application_name(name).options([
+        // A statement that hangs must not hold its locks, and a client that vanished must not either.
+        ("statement_timeout", "5s"),
+        ("lock_timeout", "2s"),
+        ("idle_in_transaction_session_timeout", "10s"),
+        // Every statement is prepared once; planning it again for each call costs more than it finds.
+        ("plan_cache_mode", "force_generic_plan"),
+    ]);
+    PgPoolOptions::new()
+        .max_connections(config.db_max_connections)
+        .idle_timeout(Duration::from_secs(config.db_max_idle_seconds))
+        .acquire_timeout(Duration::from_secs(3))
+        .test_before_acquire(false)
+        .connect_lazy_with(options)
+}
+
+/// Makes databases, roles and tables as far as they are missing. Needs `DATABASE_URL`.
+pub async fn migrate(env: &Env, databases: &[Database]) -> anyhow::Result<()> {
+    let admin = admin(env)?;
+    let mut connection = connect(&admin.options).await?;
+    for database in databases {
+        let domain = database.domain;
+        make(&admin, &mut connection, domain, domain).await?;
+        migrate_one(&admin, database, domain).await.with_context(|| format!("migrate {domain}"))?;
+    }
+    connection.close().await?;
+    Ok(())
+}
+
+/// Makes a database under a name of its own, for tests and for checking SQL at build time; returns
+/// how its application role connects.
+pub async fn migrate_as(url: &str, database: &Database, name: &str) -> anyhow::Result<PgConnectOptions> {
+    let admin = Admin::parse(url)?;
+    let mut connection = connect(&admin.options).await?;
+    make(&admin, &mut connection, database.domain, name).await?;
+    migrate_one(&admin, database, name).await?;
+    connection.close().await?;
+    Ok(derived(&admin, name, database.domain))
+}
+
+async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
+    PgConnection::connect_with(options)
+        .await
+        .context("connect to Postgres as its administrator: is DATABASE_URL right, and does the server run?")
+}
+
+/// Makes the domain's two roles, and a database that nobody else may enter.
+async fn make(admin: &Admin, connection: &mut PgConnection, domain: &str, name: &str) -> anyhow::Result<()> {
+    let owner = owner(domain);
+    for role in [domain, owner.as_str()] {
+        // The names are ours and the password is hexadecimal: nothing needs quoting.
+        let password = admin.password_of(role);
+        let sql = format!(
+            "do $$ begin create role {role} login; exception when duplicate_object then null; end $$;
+             alter role {role} password '{password}';"
+        );
+        execute(connection, sql).await?;
+    }
+    let exists = sqlx::query_scalar!(
+        r#"select exists (select from pg_database where datname = $1) as "exists!""#,
+        name
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if !exists {
+        execute(connection, format!("create database \"{name}\" owner {owner}")).await?;
+        let sql = format!(
+            "revoke all on database \"{name}\" from public; grant connect on database \"{name}\" to {domain};"
+        );
+        execute(connection, sql).await?;
+    }
+    Ok(())
+}
+
+async fn migrate_one(admin: &Admin, database: &Database, name: &str) -> anyhow::Result<()> {
+    let domain = database.domain;
+    let mut owner = connect(&derived(admin, name, &owner(domain))).await?;
+    let sql = format!(
+        "create schema if not exists platform;
+         grant usage on schema platform, public to {domain};
+         alter default privileges grant select, insert, update, delete on tables to {domain};
+         alter default privileges grant usage on sequences to {domain};"
+    );
+    execute(&mut owner, sql).await?;
+    MACHINERY.run(&mut owner).await?;
+    database.migrations.run(&mut owner).await?;
+    make_partitions(&mut owner).await?;
+    owner.close().await?;
+    Ok(())
+}
+
+/// Makes the outbox partitions of the next days, drops those that are past keeping, and forgets
+/// outcomes and inbox rows that nobody can ask for any more. Needs `DATABASE_URL`.
+pub async fn maintain(env: &Env, config: &Config, databases: &[Database]) -> anyhow::Result<()> {
+    let admin = admin(env)?;
+    for database in databases {
+        let domain = database.domain;
+        let mut connection = connect(&derived(&admin, domain, &owner(domain))).await?;
+        make_partitions(&mut connection).await?;
+        drop_partitions(&mut connection, config.outbox_retention_hours).await?;
+        // In small pieces, so that no lock and no replication lag grows with the traffic.
+        for purge in [
+            "delete from platform.outcome where id in (select id from platform.outcome where expires_at < now() limit 5000)",
+            "delete from platform.inbox where ctid in (select ctid from platform.inbox where seen_at < now() - interval '8 days' limit 5000)",
+            "delete from platform.attempt where updated_at < now() - interval '8 days'",
+        ] {
+            while sqlx::raw_sql(purge).execute(&mut connection).await?.rows_affected() >= 5_000 {}
+        }
+        connection.close().await?;
+    }
+    Ok(())
+}
+
+async fn make_partitions(owner: &mut PgConnection) -> anyhow::Result<()> {
+    for ahead in 0..=PARTITIONS_AHEAD {
+        let sql = format!(
+            "do $$ declare d date := (now() at time zone 'utc')::date + {ahead}; begin
+               execute format('create table if not exists platform.outbox_%s partition of platform.outbox for values from (%L) to (%L)',
+                              to_char(d, 'YYYYMMDD'), d, d + 1);
+             -- Rows of that day are already in the default partition: they stay there.
+             exception when check_violation then null; end $$"
+        );
+        execute(owner, sql).await?;
+    }
+    Ok(())
+}
+
+async fn drop_partitions(owner: &mut PgConnection, hours: u32) -> anyhow::Result<()> {
+    // A partition goes when even its last row is past keeping, and never with a row unpublished.
+    let old = sqlx::query_scalar!(
+        r#"
+        select relname::text as "name!" from pg_class
+        where relnamespace = 'platform'::regnamespace and relname ~ '^outbox_[0-9]{8}$' and relkind = 'r'
+            and to_date(right(relname, 8), 'YYYYMMDD') + 1 < (now() at time zone 'utc') - make_interval(hours => $1)
+        order by 1
+        "#,
+        i32::try_from(hours).unwrap_or(i32::MAX),
+    )
+    .fetch_all(&mut *owner)
+    .await?;
+    for name in old {
+        let check = format!("select exists (select from platform.{name} where not published)");
+        let waiting: bool = sqlx::query_scalar(AssertSqlSafe(check)).fetch_one(&mut *owner).await?;
+        if !waiting {
+            execute(owner, format!("drop table platform.{name}")).await?;
+        }
+    }
+    Ok(())
+}
+
+fn owner(domain: &str) -> String {
+    format!("{domain}_owner")
+}
+
+async fn execute(connection: &mut PgConnection, sql: impl Into<Cow<'static, str>>) -> anyhow::Result<()> {
+    // Roles, databases and partitions have no parameters; every part of the text is our own.
+    sqlx::raw_sql(AssertSqlSafe(sql.into().into_owned())).execute(connection).await?;
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! One deployable unit: a name, what wakes it, and the code that answers.
+
+use std::{any::TypeId, future::Future, sync::Arc};
+
+use crate::{
+    Cx, Event, Result, Timestamp,
+    config::{Config, Env},
+    cx::{Received, Resources},
+    invoke::{BatchCommand, Commands, DueWork, Events, Queries, Recall, SingleCommand, Work},
+    wire::{self, Command, Message, Query},
+};
+
+/// Implemented by every `async fn(&mut Cx, M) -> Result<R>`; nobody implements it by hand.
+pub trait Handler<'a, M, R>: Clone + Send + Sync + 'static {
+    /// The running handler.
+    type Future: Future<Output = Result<R>> + Send + 'a;
+    /// Starts it.
+    fn call(&self, cx: &'a mut Cx, message: M) -> Self::Future;
+}
+
+impl<'a, M, R, F, Fut> Handler<'a, M, R> for F
+where
+    F: Fn(&'a mut Cx, M) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<R>> + Send + 'a,
+{
+    type Future = Fut;
+
+    fn call(&self, cx: &'a mut Cx, message: M) -> Fut {
+        self(cx, message)
+    }
+}
+
+/// A set of events that a consumer reacts to; made with [`hears!`](crate::hears).
+pub trait Hears: Sized + Send + Sync + 'static {
+    /// The names of the events.
+    const NAMES: &'static [&'static str];
+
+    /// Reads the payload of the event called `name`; `None` when it is not one of [`Self::NAMES`].
+    fn read(name: &str, payload: &str) -> Option<serde_json::Result<Self>>;
+}
+
+/// Declares the events that a consumer reacts to, as an enum with a variant for each.
+#[macro_export]
+macro_rules! hears {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$variant_meta:meta])* $variant:ident($event:ty)),+ $(,)? }) => {
+        $(#[$meta])*
+        $vis enum $name { $($(#[$variant_meta])* $variant($event)),+ }
+
+        impl $crate::function::Hears for $name {
+            const NAMES: &'static [&'static str] = &[$(<$event as $crate::Event>::NAME),+];
+
+            fn read(name: &str, payload: &str) -> Option<$crate::function::JsonResult<Self>> {
+                match name {
+                    $(<$event as $crate::Event>::NAME => {
+                        Some($crate::function::from_json(payload).map(Self::$variant))
+                    })+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+#[doc(hidden)]
+pub use serde_json::{Result as JsonResult, from_str as from_json};
+
+/// What is known of a function without running it.
+#[derive(Debug)]
+pub struct Spec {
+    /// The domain whose database it works on.
+    pub domain: &'static str,
+    /// Its one word: binary, file, subject, durable consumer and span.
+    pub name: &'static str,
+    /// What wakes it.
+    pub wakes: Wakes,
+    /// The events it may emit.
+    pub emits: Vec<&'static str>,
+    /// How many transactions of one replica run at once.
+    pub lanes: usize,
+    /// The most messages in one transaction.
+    pub batch: usize,
+}
+
+/// What wakes a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wakes {
+    /// A command on the stream COMMANDS, or CREDENTIALS when `secret`.
+    Command {
+        /// Carries a password or a code.
+        secret: bool,
+    },
+    /// A request that is answered at once.
+    Query,
+    /// Events with these names.
+    Events(&'static [&'static str]),
+    /// The clock; looked at again when one of these events passes.
+    Due(Vec<&'static str>),
+}
+
+impl Spec {
+    /// The stream and the filter subject of the function's durable consumer, if it has one.
+    pub fn consumer(&self) -> Option<(&'static str, Vec<String>)> {
+        let (domain, name) = (self.domain, self.name);
+        match &self.wakes {
+            Wakes::Command { secret: true } => {
+                Some((wire::CREDENTIALS, vec![format!("auth.{domain}.{name}")]))
+            }
+            Wakes::Command { secret: false } => {
+                Some((wire::COMMANDS, vec![format!("cmd.{domain}.{name}.*")]))
+            }
+            Wakes::Events(names) => {
+                Some((wire::EVENTS, names.iter().map(|name| format!("events.{name}.*")).collect()))
+            }
+            Wakes::Query | Wakes::Due(_) => None,
+        }
+    }
+
+    /// How many unacknowledged messages the durable consumer must allow, so that every lane can be
+    /// full while the next batch is already under way.
+    pub fn max_ack_pending(&self) -> usize {
+        self.lanes * self.batch * 2
+    }
+}
+
+/// One deployable unit: a name, what wakes it, and the code that answers.
+#[derive(Clone)]
+pub struct Function {
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) work: Work,
+    pub(crate) resources: Vec<Maker>,
+}
+
+type Maker = Arc<dyn Fn(&Env, &mut Resources) -> anyhow::Result<()> + Send + Sync>;
+
+impl Function {
+    /// Answers commands, each in a transaction of its own.
+    pub fn command<C, H>(handler: H) -> Self
+    where
+        C: Command,
+        H: for<'a> Handler<'a, C, C::Reply>,
+    {
+        let work = Commands::<C, _>::new(SingleCommand(handler), None);
+        Self::new::<C>(Wakes::Command { secret: C::SECRET }, Work::Batch(Arc::new(work)), 8, 1)
+    }
+
+    /// Answers commands, many in one transaction; the handler returns a result for each, in order.
+    ///
+    /// A member's refusal is its own. When the batch breaks its members run one by one.
+    pub fn batch_command<C, H>(handler: H) -> Self
+    where
+        C: Command,
+        H: for<'a> Handler<'a, Vec<Received<C>>, Vec<Result<C::Reply>>>,
+    {
+        let work = Commands::<C, _>::new(BatchCommand(handler), None);
+        Self::new::<C>(Wakes::Command { secret: C::SECRET }, Work::Batch(Arc::new(work)), 2, 256)
+    }
+
+    /// Like [`Function::batch_command`], for a function whose own rows are the outcomes: it writes
+    /// each member's id, fingerprint and decision, refusals too (the shape's included), under a
+    /// unique constraint on the id, and `recall` reads them back.
+    pub fn recording_command<C, H, R>(handler: H, recall: R) -> Self
+    where
+        C: Command,
+        H: for<'a> Handler<'a, Vec<Received<C>>, Vec<Result<C::Reply>>>,
+        R: for<'a> Handler<'a, Vec<uuid::Uuid>, Recall>,
+    {
+        let work = Commands::<C, _>::new(BatchCommand(handler), Some(Arc::new(recall)));
+        Self::new::<C>(Wakes::Command { secret: C::SECRET }, Work::Batch(Arc::new(work)), 2, 256)
+    }
+
+    /// Answers requests without writing.
+    pub fn query<Q, H>(handler: H) -> Self
+    where
+        Q: Query,
+        H: for<'a> Handler<'a, Q, Q::Reply>,
+    {
+        let work = Work::Query(Arc::new(Queries::<Q, _>::new(handler)));
+        Self::new::<Q>(Wakes::Query, work, 64, 1)
+    }
+
+    /// Reacts to events, many in one transaction, each counted once.
+    pub fn events<E, H>(domain: &'static str, name: &'static str, handler: H) -> Self
+    where
+        E: Hears,
+        H: for<'a> Handler<'a, Vec<Received<E>>, ()>,
+    {
+        let work = Work::Batch(Arc::new(Events::<E, _>::new(handler)));
+        Self::from_spec(domain, name, Wakes::Events(E::NAMES), work, 1, 512)
+    }
+
+    /// Works when its time has come. `next` says when that is (`None`: nothing waits); `handler`
+    /// does what is due, takes it with `skip locked`, and returns how much it did.
+    pub fn due<N, H>(domain: &'static str, name: &'static str, next: N, handler: H) -> Self
+    where
+        N: for<'a> Handler<'a, (), Option<Timestamp>>,
+        H: for<'a> Handler<'a, (), usize>,
+    {
+        let work = Work::Due(Arc::new(DueWork::new(next, handler)));
+        Self::from_spec(domain, name, Wakes::Due(Vec::new()), work, 1, 1)
+    }
+
+    fn new<M: Message>(wakes: Wakes, work: Work, lanes: usize, batch: usize) -> Self {
+        Self::from_spec(M::DOMAIN, M::FUNCTION, wakes, work, lanes, batch)
+    }
+
+    fn from_spec(
+        domain: &'static str,
+        name: &'static str,
+        wakes: Wakes,
+        work: Work,
+        lanes: usize,
+        batch: usize,
+    ) -> Self {
+        let spec = Spec { domain, name, wakes, emits: Vec::new(), lanes, batch };
+        Self { spec: Arc::new(spec), work, resources: Vec::new() }
+    }
+
+    /// Declares an event that the function may emit; emitting another one breaks the invocation.
+    #[must_use]
+    pub fn emits<E: Event>(self) -> Self {
+        self.with(|spec| spec.emits.push(E::NAME))
+    }
+
+    /// Of due work: look at the clock again when this event passes.
+    #[must_use]
+    pub fn wakes_on<E: Event>(self) -> Self {
+        self.with(|spec| {
+            if let Wakes::Due(names) = &mut spec.wakes {
+                names.push(E::NAME);
+            }
+        })
+    }
+
+    /// How many transactions of one replica run at once, and how many messages each may hold.
+    #[must_use]
+    pub fn lanes(self, lanes: usize, batch: usize) -> Self {
+        self.with(|spec| (spec.lanes, spec.batch) = (lanes, batch))
+    }
+
+    /// Declares something that is made once at start and read with [`Cx::resource`].
+    #[must_use]
+    pub fn needs<T: Send + Sync + 'static>(mut self, make: fn(&Env) -> anyhow::Result<T>) -> Self {
+        self.resources.push(Arc::new(move |env, resources| {
+            // Functions of one process share it.
+            if let std::collections::hash_map::Entry::Vacant(place) = resources.entry(TypeId::of::<T>()) {
+                place.insert(Arc::new(make(env)?));
+            }
+            Ok(())
+        }));
+        self
+    }
+
+    /// With CONCURRENCY and BATCH_MAX of the configuration.
+    #[must_use]
+    pub fn tuned(self, config: &Config) -> Self {
+        let spec = &self.spec;
+        let lanes = config.concurrency.unwrap_or(spec.lanes).max(1);
+        // A function of single messages stays one.
+        let batch = if spec.batch == 1 { 1 } else { config.batch_max.unwrap_or(spec.batch).max(1) };
+        self.lanes(lanes, batch)
+    }
+
+    /// What is known of it without running it.
+    pub fn spec(&self) -> &Arc<Spec> {
+        &self.spec
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Spec)) -> Self {
+        // Declarations come before the first clone, so there is no other owner.
+        if let Some(spec) = Arc::get_mut(&mut self.spec) {
+            change(spec);
+        }
+        self
+    }
+}

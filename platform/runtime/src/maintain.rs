@@ -1,0 +1,56 @@
+//! `maintain`: keeps streams, consumers and databases as they should be.
+//!
+//! Applies the definitions under `nats/` at start and whenever the connection is made again, so that
+//! memory streams and a wiped store come back; makes and drops outbox partitions and forgets what is
+//! past keeping, with the owners' roles.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bus::Bus,
+    config::{Config, Env},
+    database::{self, Database},
+    provision::Definitions,
+};
+
+/// How often the databases are looked after.
+const EVERY: Duration = Duration::from_secs(15 * 60);
+/// How long to wait after a failure.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Maintains until told to stop.
+pub async fn serve(
+    env: &Env,
+    config: &Config,
+    bus: &Bus,
+    databases: &[Database],
+    definitions: &Definitions,
+    stop: CancellationToken,
+) {
+    let mut connections = bus.connections();
+    let mut provisioned = None;
+    let mut due = tokio::time::interval(EVERY);
+    while !stop.is_cancelled() {
+        let connection = *connections.borrow_and_update();
+        if provisioned != Some(connection) {
+            match definitions.apply(bus).await {
+                Ok(_) => provisioned = Some(connection),
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "streams not provisioned, trying again")
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            Ok(()) = connections.changed() => {}
+            () = tokio::time::sleep(AGAIN), if provisioned.is_none() => {}
+            _ = due.tick() => {
+                if let Err(error) = database::maintain(env, config, databases).await {
+                    tracing::warn!(error = format!("{error:#}"), "databases not maintained, trying again later");
+                }
+            }
+        }
+    }
+}

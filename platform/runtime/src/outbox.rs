@@ -1,0 +1,67 @@
+//! What a transaction says is written beside what it does, as one row.
+//!
+//! The [relay](crate::relay) publishes rows after their commit.
+
+use sqlx::PgConnection;
+
+use crate::{Result, wire::Outgoing};
+
+/// Writes the events of the transaction.
+pub(crate) async fn store(tx: &mut PgConnection, events: &[Outgoing]) -> Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into platform.outbox (events_count, events) values ($1, $2)",
+        i32::try_from(events.len()).unwrap_or(i32::MAX),
+        serde_json::to_string(events)?,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// A row that waits to be published.
+pub(crate) struct Row {
+    pub(crate) id: i64,
+    pub(crate) events: Vec<Outgoing>,
+}
+
+/// The oldest rows that were not published yet. Rows of one thing are in the order of its
+/// changes: a later change takes its id while holding a lock that the earlier one held to its end.
+pub(crate) async fn unpublished(connection: &mut PgConnection, limit: i64) -> Result<Vec<Row>> {
+    let rows = sqlx::query!(
+        "select id, events from platform.outbox where not published order by id limit $1",
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let events = serde_json::from_str(&row.events)?;
+            Ok(Row { id: row.id, events })
+        })
+        .collect()
+}
+
+/// Notes where in the stream the rows' first and last events were stored.
+pub(crate) async fn mark_published(
+    connection: &mut PgConnection,
+    ids: &[i64],
+    first: &[i64],
+    last: &[i64],
+) -> Result<()> {
+    sqlx::query!(
+        r#"
+        update platform.outbox set published = true, first_seq = row.first_seq, last_seq = row.last_seq
+        from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as row (id, first_seq, last_seq)
+        where outbox.id = row.id and not published
+        "#,
+        ids,
+        first,
+        last,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,414 @@
+//! Brings messages to a function and carries its verdicts out. The same for all functions.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use async_nats::{
+    HeaderMap, Message, Subscriber,
+    jetstream::{self, AckKind, message::PublishMessage},
+    service::ServiceExt,
+};
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Error, Timestamp, Trace,
+    bus::Bus,
+    error::is_outage,
+    function::Wakes,
+    invoke::{Delivery, Host, Verdict},
+    wire::{self, Answer, header},
+};
+
+/// How long one pull waits at the server for a first message.
+const PULL_EXPIRES: Duration = Duration::from_secs(2);
+/// How long to wait after the server could not serve a pull.
+const PULL_AGAIN: Duration = Duration::from_millis(250);
+/// How often the stream is told that a message is still being worked on; well under `ack_wait`.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// The longest sleep of due work, should the poke that would wake it be lost.
+const DUE_POLL: Duration = Duration::from_millis(500);
+/// The sleep of due work that is overdue but must wait for something.
+const DUE_WAIT: Duration = Duration::from_millis(25);
+
+/// Serves a function until told to stop; returns when what was in flight is finished.
+pub async fn serve(host: Host, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
+    let host = Arc::new(host);
+    let spec = Arc::clone(host.spec());
+    // Every function is a micro service under its one word, so that `nats service` finds it.
+    let service = bus
+        .client
+        .service_builder()
+        .description(format!("{} of {}", spec.name, spec.domain))
+        .queue_group(spec.name)
+        .start(spec.name, env!("CARGO_PKG_VERSION"))
+        .await
+        .map_err(|error| anyhow::anyhow!("start service {}: {error}", spec.name))?;
+    match &spec.wakes {
+        Wakes::Command { .. } | Wakes::Events(_) => pull(host, &bus, &stop).await?,
+        Wakes::Due(events) => due(host, &bus, events, &stop).await?,
+        Wakes::Query => {
+            let endpoint = service
+                .endpoint_builder()
+                .name(spec.name)
+                .queue_group(spec.name)
+                .add(wire::query_subject(spec.domain, spec.name))
+                .await
+                .map_err(|error| anyhow::anyhow!("serve {}: {error}", spec.name))?;
+            queries(host, endpoint, &stop).await;
+        }
+    }
+    service.stop().await.map_err(|error| anyhow::anyhow!("stop {}: {error}", spec.name))
+}
+
+async fn pull(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::Result<()> {
+    let spec = Arc::clone(host.spec());
+    let (stream, _) = spec.consumer().context("not a function of messages")?;
+    let mut puller = Puller::start(bus, stream, spec.name).await?;
+    let lanes = Arc::new(Semaphore::new(spec.lanes));
+    let tasks = TaskTracker::new();
+    loop {
+        let taken = async {
+            host.breaker.closed(spec.name, &host.pool).await;
+            let mut permits = vec![Arc::clone(&lanes).acquire_owned().await?];
+            // One transaction holds a batch, or one message; then several may be fetched at once.
+            if spec.batch == 1 {
+                permits.extend(std::iter::from_fn(|| Arc::clone(&lanes).try_acquire_owned().ok()));
+            }
+            let most = if spec.batch == 1 { permits.len() } else { spec.batch };
+            Ok::<_, anyhow::Error>((puller.pull(most).await?, permits))
+        };
+        let (messages, permits) = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            taken = taken => taken?,
+        };
+        for (batch, permit) in share(messages, permits, spec.batch) {
+            let (host, bus) = (Arc::clone(&host), bus.clone());
+            tasks.spawn(async move {
+                process(&host, &bus, batch).await;
+                drop(permit);
+            });
+        }
+    }
+    puller.give_back(bus).await;
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+/// Deals messages to permits: all to one, or one to each.
+fn share(
+    messages: Vec<Message>,
+    permits: Vec<OwnedSemaphorePermit>,
+    batch: usize,
+) -> Vec<(Vec<Message>, OwnedSemaphorePermit)> {
+    let mut messages = messages.into_iter().peekable();
+    let mut shares = Vec::new();
+    for permit in permits {
+        if messages.peek().is_none() {
+            break;
+        }
+        shares.push((messages.by_ref().take(batch).collect(), permit));
+    }
+    shares
+}
+
+/// Runs one batch, telling the stream meanwhile that it is being worked on.
+async fn process(host: &Host, bus: &Bus, messages: Vec<Message>) {
+    let mut deliveries = Vec::with_capacity(messages.len());
+    let mut handles = Vec::with_capacity(messages.len());
+    for message in messages {
+        let message = jetstream::Message { message, context: bus.js.clone() };
+        if let Some(delivery) = delivery(&message) {
+            deliveries.push(delivery);
+            handles.push(message);
+        }
+    }
+    let headers: Vec<HeaderMap> = deliveries.iter().map(|delivery| delivery.headers.clone()).collect();
+    let copies = deliveries.clone();
+    let verdicts = {
+        let mut running = std::pin::pin!(host.execute(deliveries));
+        let mut ticks = tokio::time::interval_at(Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                verdicts = &mut running => break verdicts,
+                _ = ticks.tick() => {
+                    for message in &handles {
+                        let _ = message.ack_with(AckKind::Progress).await;
+                    }
+                }
+            }
+        }
+    };
+    for (((message, headers), delivery), verdict) in handles.iter().zip(&headers).zip(&copies).zip(verdicts) {
+        if let Err(error) = carry_out(host, bus, message, headers, delivery, verdict).await {
+            // The message comes again; what was committed is not done twice.
+            tracing::warn!(
+                function = host.spec().name,
+                error = format!("{error:#}"),
+                "verdict not carried out"
+            );
+        }
+    }
+}
+
+fn delivery(message: &jetstream::Message) -> Option<Delivery> {
+    let info = message.info().ok()?;
+    Some(Delivery {
+        subject: message.subject.to_string(),
+        headers: message.headers.clone().unwrap_or_default(),
+        body: message.payload.clone(),
+        stamp: Timestamp::from(info.published),
+        stream: info.stream.to_owned(),
+        sequence: info.stream_sequence,
+        delivered: u64::try_from(info.delivered).unwrap_or_default(),
+    })
+}
+
+async fn carry_out(
+    host: &Host,
+    bus: &Bus,
+    message: &jetstream::Message,
+    headers: &HeaderMap,
+    delivery: &Delivery,
+    verdict: Verdict,
+) -> anyhow::Result<()> {
+    let secret = host.spec().wakes == Wakes::Command { secret: true };
+    let kind = match verdict {
+        Verdict::Done => AckKind::Ack,
+        Verdict::Answered(answer) => {
+            reply(host, bus, headers, &answer).await?;
+            AckKind::Ack
+        }
+        // A message with a secret is neither kept nor written anywhere: the caller tries again.
+        Verdict::Again(_) if secret => {
+            reply(host, bus, headers, &Answer::unavailable()).await?;
+            AckKind::Ack
+        }
+        Verdict::Dead(_) if secret => {
+            reply(host, bus, headers, &Answer::broken()).await?;
+            AckKind::Ack
+        }
+        Verdict::Again(delay) => AckKind::Nak(Some(delay)),
+        Verdict::Dead(reason) => match dead_letter(host, bus, delivery, &reason).await {
+            Ok(()) => {
+                reply(host, bus, headers, &Answer::broken()).await?;
+                AckKind::Term
+            }
+            Err(error) => {
+                tracing::error!(function = host.spec().name, error = format!("{error:#}"), "no dead letter");
+                AckKind::Nak(Some(Duration::from_secs(5)))
+            }
+        },
+    };
+    message.ack_with(kind).await.map_err(|error| anyhow::anyhow!("acknowledge: {error}"))
+}
+
+/// Answers the sender, on a subject of its own function's only.
+async fn reply(host: &Host, bus: &Bus, headers: &HeaderMap, answer: &Answer) -> anyhow::Result<()> {
+    let Some(subject) = headers.get(header::REPLY_TO) else { return Ok(()) };
+    let own = format!("reply.{}.", host.spec().name);
+    if !subject.as_str().starts_with(&own) || subject.as_str().contains(['*', '>', ' ']) {
+        return Ok(());
+    }
+    let subject = subject.as_str().to_owned();
+    match answer.headers() {
+        None => bus.client.publish(subject, answer.body.clone()).await?,
+        Some(headers) => bus.client.publish_with_headers(subject, headers, answer.body.clone()).await?,
+    }
+    Ok(())
+}
+
+/// Keeps a message that was given up, with the reason.
+async fn dead_letter(host: &Host, bus: &Bus, delivery: &Delivery, reason: &str) -> anyhow::Result<()> {
+    let function = host.spec().name;
+    tracing::error!(function, message = delivery.place(), subject = delivery.subject, reason, "dead letter");
+    let mut headers = delivery.headers.clone();
+    // Once for each message and function, however often this is tried.
+    headers.insert(header::MESSAGE_ID, format!("{}:{function}", delivery.place()));
+    headers.insert("x-dead-reason", reason.replace(['\r', '\n'], " "));
+    headers.insert("x-dead-subject", delivery.subject.as_str());
+    headers.insert("x-dead-message", delivery.place());
+    headers.insert("x-dead-deliveries", delivery.delivered.to_string());
+    headers.insert("x-dead-since", delivery.stamp.to_string());
+    let letter = PublishMessage::build().payload(delivery.body.clone()).headers(headers);
+    bus.js.send_publish(format!("dlq.{function}"), letter).await?.await?;
+    Ok(())
+}
+
+/// Pulls messages of a durable consumer. Asks for messages only when there is a lane for them, so
+/// none waits here while another replica is free.
+struct Puller {
+    bus: Bus,
+    subject: String,
+    inbox: String,
+    answers: Subscriber,
+    pulls: u64,
+}
+
+impl Puller {
+    /// Waits until the consumer exists: `maintain` makes it.
+    async fn start(bus: &Bus, stream: &str, consumer: &str) -> anyhow::Result<Self> {
+        let inbox = bus.client.new_inbox();
+        let answers = bus.client.subscribe(format!("{inbox}.*")).await?;
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+        Ok(Self { bus: bus.clone(), subject, inbox, answers, pulls: 0 })
+    }
+
+    /// Waits for a first message and returns it with what else is there, up to `most`; nothing
+    /// when none came for a while.
+    async fn pull(&mut self, most: usize) -> anyhow::Result<Vec<Message>> {
+        self.pulls += 1;
+        let inbox = format!("{}.{}", self.inbox, self.pulls);
+        let request = json!({ "batch": most, "expires": PULL_EXPIRES.as_nanos() as u64, "no_wait": true });
+        self.bus
+            .client
+            .publish_with_reply(self.subject.clone(), inbox.clone(), request.to_string().into())
+            .await?;
+        let deadline = Instant::now() + PULL_EXPIRES + PULL_AGAIN;
+        let mut messages = Vec::new();
+        while messages.len() < most {
+            let Ok(answer) = tokio::time::timeout_at(deadline, self.answers.next()).await else { break };
+            let message = answer.context("the connection to NATS is closed")?;
+            let Some(status) = message.status else {
+                messages.push(message);
+                continue;
+            };
+            // The end of an earlier pull says nothing about this one.
+            if message.subject.as_str() != inbox {
+                continue;
+            }
+            // 404: no more; 408: none came. Anything else: the consumer or its leader is away.
+            if !matches!(status.as_u16(), 404 | 408) {
+                tracing::debug!(%status, description = ?message.description, subject = self.subject, "pull refused");
+                tokio::time::sleep(PULL_AGAIN).await;
+            }
+            break;
+        }
+        Ok(messages)
+    }
+
+    /// Stops, and returns at once what arrived but was not begun.
+    async fn give_back(mut self, bus: &Bus) {
+        let _ = self.answers.unsubscribe().await;
+        let grace = Instant::now() + Duration::from_millis(50);
+        while let Ok(Some(message)) = tokio::time::timeout_at(grace, self.answers.next()).await {
+            if message.status.is_none() {
+                let message = jetstream::Message { message, context: bus.js.clone() };
+                let _ = message.ack_with(AckKind::Nak(Some(Duration::from_millis(1)))).await;
+            }
+        }
+    }
+}
+
+async fn queries(
+    host: Arc<Host>,
+    mut endpoint: async_nats::service::endpoint::Endpoint,
+    stop: &CancellationToken,
+) {
+    let lanes = Arc::new(Semaphore::new(host.spec().lanes));
+    let tasks = TaskTracker::new();
+    loop {
+        let request = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            request = endpoint.next() => match request {
+                Some(request) => request,
+                None => break,
+            },
+        };
+        let Ok(permit) = Arc::clone(&lanes).try_acquire_owned() else {
+            // Saying so at once beats a queue that ends in a timeout.
+            let _ = respond(&request, Answer::unavailable()).await;
+            continue;
+        };
+        let host = Arc::clone(&host);
+        tasks.spawn(async move {
+            let started = Instant::now();
+            let delivery = Delivery {
+                subject: request.message.subject.to_string(),
+                headers: request.message.headers.clone().unwrap_or_default(),
+                body: request.message.payload.clone(),
+                stamp: Timestamp::now(),
+                stream: String::new(),
+                sequence: 0,
+                delivered: 1,
+            };
+            let answer = host.answer(&delivery).await;
+            let trace = Trace::from_headers(&delivery.headers);
+            tracing::debug!(
+                function = host.spec().name,
+                status = answer.status,
+                duration_ms = started.elapsed().as_secs_f64() * 1e3,
+                trace_id = trace.trace_id,
+                correlation_id = trace.correlation_id,
+                "answered"
+            );
+            let _ = respond(&request, answer).await;
+            drop(permit);
+        });
+    }
+    let _ = endpoint.stop().await;
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn respond(request: &async_nats::service::Request, answer: Answer) -> anyhow::Result<()> {
+    let headers = answer.headers().unwrap_or_default();
+    request.respond_with_headers(Ok(answer.body), headers).await?;
+    Ok(())
+}
+
+async fn due(host: Arc<Host>, bus: &Bus, events: &[&str], stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut pokes = Vec::new();
+    for event in events {
+        pokes.push(bus.client.subscribe(format!("live.{event}.*")).await?);
+    }
+    let mut pokes = futures_util::stream::select_all(pokes);
+    while !stop.is_cancelled() {
+        host.breaker.closed(host.spec().name, &host.pool).await;
+        let sleep = match turn(&host).await {
+            Ok(sleep) => sleep,
+            Err(Error::Later(delay)) => delay,
+            Err(Error::Refused(refused)) => {
+                tracing::error!(function = host.spec().name, refused = refused.message, "due work refused");
+                Duration::from_secs(1)
+            }
+            Err(Error::Broken(error)) => {
+                if is_outage(&error) {
+                    host.breaker.open(host.spec().name, &error);
+                } else {
+                    tracing::error!(
+                        function = host.spec().name,
+                        error = format!("{error:#}"),
+                        "due work broke"
+                    );
+                }
+                Duration::from_secs(1)
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(sleep) => {}
+            Some(_) = pokes.next() => {}
+        }
+    }
+    Ok(())
+}
+
+/// Does what is due, and says how long to sleep.
+async fn turn(host: &Host) -> crate::Result<Duration> {
+    if host.work().await? > 0 {
+        return Ok(Duration::ZERO);
+    }
+    let Some(next) = host.next_due().await? else { return Ok(DUE_POLL) };
+    let ahead = next.since(Timestamp::now());
+    Ok(if ahead.is_zero() { DUE_WAIT } else { ahead.min(DUE_POLL) })
+}

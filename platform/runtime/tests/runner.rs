@@ -1,0 +1,520 @@
+//! The runner's promises, on a real nats-server and a real Postgres: proven once, for every function.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use garde::Validate;
+use platform::{
+    Answer, Bus, Caller, Command, Config, Cx, Env, Error, Event, Function, Host, Kind, Message, Received,
+    Refused, Request, Result, Role, Sender, Sent, Trace, UserId,
+    database::{self, Database},
+    provision::Definitions,
+    relay,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::{PgPool, migrate::Migrator};
+use testing::Harness;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Beside the machinery's own migrations, so noted in a table of their own.
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrations = sqlx::migrate!("tests/migrations");
+    migrations.dangerous_set_table_name("tally_migration");
+    migrations
+});
+
+fn test_database() -> Database {
+    Database { domain: "tests", migrations: &MIGRATIONS }
+}
+
+/// Adds a name to the tally; some names mean trouble.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+struct Add {
+    #[garde(length(min = 1))]
+    name: String,
+}
+
+impl Message for Add {
+    const DOMAIN: &'static str = "tests";
+    const FUNCTION: &'static str = "add";
+    type Reply = String;
+}
+
+impl Command for Add {}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Added {
+    name: String,
+}
+
+impl Event for Added {
+    const NAME: &'static str = "tally.added.v1";
+
+    fn key(&self) -> Uuid {
+        Uuid::nil()
+    }
+}
+
+fn add() -> Function {
+    async fn add(cx: &mut Cx, add: Add) -> Result<String> {
+        insert(cx, &add.name).await?;
+        cx.emit(&Added { name: add.name.clone() })?;
+        react(&add.name).await?;
+        Ok(add.name)
+    }
+    Function::command(add).emits::<Added>()
+}
+
+fn add_batch() -> Function {
+    async fn add_all(cx: &mut Cx, adds: Vec<Received<Add>>) -> Result<Vec<Result<String>>> {
+        BATCHES.fetch_add(1, Ordering::Relaxed);
+        let mut results = Vec::new();
+        for add in &adds {
+            if add.message.name == "refused" {
+                results.push(Err(no().into()));
+                continue;
+            }
+            insert(cx, &add.message.name).await?;
+            add.emit(&Added { name: add.message.name.clone() })?;
+            react(&add.message.name).await?;
+            results.push(Ok(add.message.name.clone()));
+        }
+        Ok(results)
+    }
+    Function::batch_command(add_all).emits::<Added>().lanes(1, 64)
+}
+
+static BATCHES: AtomicUsize = AtomicUsize::new(0);
+static LATER_ONCE: AtomicBool = AtomicBool::new(true);
+static SLOW: AtomicUsize = AtomicUsize::new(0);
+
+async fn insert(cx: &mut Cx, name: &str) -> Result<()> {
+    sqlx::query("insert into tally (name) values ($1)").bind(name).execute(cx.tx().await?).await?;
+    Ok(())
+}
+
+/// What a name means for its handler, after it has written.
+async fn react(name: &str) -> Result<()> {
+    match name {
+        "refused" => Err(no().into()),
+        "poison" => panic!("this one always panics"),
+        "broken" => Err(anyhow::anyhow!("this one always breaks").into()),
+        "later" if LATER_ONCE.swap(false, Ordering::Relaxed) => Err(Error::Later(Duration::from_millis(50))),
+        "slow" => {
+            SLOW.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn no() -> Refused {
+    Refused::new(Kind::Conflict, "CONFLICT", "no")
+}
+
+/// A function under test with everything around it.
+struct Stage {
+    _nats: local::Nats,
+    bus: Bus,
+    sender: Sender,
+    pool: PgPool,
+    stop: CancellationToken,
+    serving: Vec<tokio::task::JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Stage {
+    async fn start(function: Function) -> Self {
+        let pool = testing::database(&test_database()).await;
+        Self::start_on(function, pool).await
+    }
+
+    async fn start_on(function: Function, pool: PgPool) -> Self {
+        let (nats, bus) = testing::bus().await;
+        let consumer = json!({
+            "name": "add", "durable_name": "add", "filter_subject": "cmd.tests.add.*", "deliver_policy": "all",
+            "ack_policy": "explicit", "ack_wait": 1_500_000_000_u64, "max_deliver": -1, "max_ack_pending": 1000,
+        });
+        let consumers = vec![("COMMANDS".to_owned(), consumer)];
+        Definitions { streams: Vec::new(), consumers }.apply(&bus).await.unwrap();
+        let sender = Sender::start(bus.clone()).await.unwrap();
+        let stop = CancellationToken::new();
+        let mut stage = Self { _nats: nats, bus, sender, pool, stop, serving: Vec::new() };
+        stage.serve(function);
+        stage
+    }
+
+    /// One more replica.
+    fn serve(&mut self, function: Function) {
+        let host = Host::new(function, self.pool.clone(), Some(self.bus.clone()), &Env::default()).unwrap();
+        self.serving.push(tokio::spawn(platform::serve(host, self.bus.clone(), self.stop.clone())));
+    }
+
+    async fn send(&self, name: &str, key: Option<&str>) -> Answer {
+        match self.try_send(name, key).await {
+            Sent::Answered(answer) => answer,
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    async fn try_send(&self, name: &str, key: Option<&str>) -> Sent {
+        let request = Request {
+            caller: Some(Caller { id: UserId(Uuid::from_u128(1)), role: Role::User }),
+            trace: Trace::start(),
+            idempotency_key: key.map(str::to_owned),
+        };
+        self.sender.send(&Add { name: name.into() }, &request).await.unwrap()
+    }
+
+    async fn tally(&self, name: &str) -> i64 {
+        sqlx::query_scalar("select count(*) from tally where name = $1")
+            .bind(name)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    async fn count(&self, table: &'static str) -> i64 {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from {table}")))
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    /// Waits until the stream holds no command: everything was decided or given up.
+    async fn settled(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.bus.backlog::<Add>(&[]).await.unwrap().oldest.is_empty() || self.stored().await > 0 {
+            assert!(Instant::now() < deadline, "commands stay in the stream");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn stored(&self) -> u64 {
+        self.bus.stored("COMMANDS").await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_decided_command_is_answered_after_its_commit() {
+    let stage = Stage::start(add()).await;
+
+    let answer = stage.send("one", None).await;
+
+    assert_eq!(answer.parse::<String>().unwrap(), "one");
+    assert_eq!((stage.tally("one").await, stage.count("platform.outbox").await), (1, 1));
+    stage.settled().await;
+}
+
+#[tokio::test]
+async fn a_refusal_undoes_the_handler_and_keeps_the_answer() {
+    let stage = Stage::start(add()).await;
+
+    let first = stage.send("refused", Some("k")).await;
+    let again = stage.send("refused", Some("k")).await;
+
+    assert_eq!((first.status, first.replayed), (409, false));
+    assert_eq!((again.status, again.replayed, &again.body), (409, true, &first.body));
+    assert_eq!((stage.tally("refused").await, stage.count("platform.outbox").await), (0, 0));
+    assert_eq!(stage.count("platform.outcome").await, 1);
+}
+
+#[tokio::test]
+async fn a_wrong_shape_is_refused_before_the_handler_and_claims_its_key() {
+    let stage = Stage::start(add()).await;
+
+    let wrong = stage.send("", Some("k")).await;
+    let corrected = stage.send("fine", Some("k")).await;
+
+    assert_eq!((wrong.status, corrected.status), (400, 422));
+    assert_eq!(stage.tally("fine").await, 0);
+}
+
+#[tokio::test]
+async fn one_key_twenty_times_at_once_is_one_effect() {
+    let stage = Stage::start(add()).await;
+
+    let answers = futures_util::future::join_all((0..20).map(|_| stage.send("once", Some("k")))).await;
+
+    assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
+    assert!(answers.iter().all(|answer| answer.body == answers[0].body));
+    assert_eq!(stage.tally("once").await, 1);
+}
+
+#[tokio::test]
+async fn a_redelivered_message_gets_the_same_answer_and_no_second_effect() {
+    let app = Harness::start(test_database()).await;
+    let mut delivery = app.delivery("cmd.tests.add.-", &json!({ "name": "again" }));
+
+    let first = app.host(&add()).execute(vec![delivery.clone()]).await;
+    delivery.delivered = 7;
+    let again = app.host(&add()).execute(vec![delivery]).await;
+
+    let answer = |verdicts: &[platform::Verdict]| match &verdicts[0] {
+        platform::Verdict::Answered(answer) => answer.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(answer(&again).body, answer(&first).body);
+    assert!(answer(&again).replayed);
+    let rows: i64 = sqlx::query_scalar("select count(*) from tally").fetch_one(app.pool()).await.unwrap();
+    assert_eq!(rows, 1);
+    let attempts: i64 =
+        sqlx::query_scalar("select count(*) from platform.attempt").fetch_one(app.pool()).await.unwrap();
+    assert_eq!(attempts, 0, "a settled message is forgotten");
+}
+
+#[tokio::test]
+async fn a_session_lost_in_the_middle_of_the_work_costs_time_only() {
+    let stage = Stage::start(add()).await;
+    let before = SLOW.load(Ordering::Relaxed);
+    let sending = stage.try_send("slow", None);
+    let dying = async {
+        while SLOW.load(Ordering::Relaxed) == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let mut sending = std::pin::pin!(sending);
+    tokio::select! {
+        _ = &mut sending => panic!("too early"),
+        () = dying => {}
+    }
+    // What a killed backend or a failover does to the transaction.
+    let kill = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    sqlx::query(kill).execute(&stage.pool).await.unwrap();
+    let Sent::Answered(answer) = sending.await else { panic!("not answered") };
+
+    assert!(answer.is_accepted());
+    assert_eq!(stage.tally("slow").await, 1);
+}
+
+#[tokio::test]
+async fn poison_fails_alone_and_ends_in_the_dead_letters() {
+    let stage = Stage::start(add_batch()).await;
+    let names: Vec<String> =
+        (0..20).map(|n| if n == 7 { "poison".into() } else { format!("good-{n}") }).collect();
+
+    let sent = futures_util::future::join_all(names.iter().map(|name| stage.try_send(name, None))).await;
+
+    for (name, sent) in names.iter().zip(&sent) {
+        if name == "poison" {
+            assert!(!matches!(sent, Sent::Answered(answer) if answer.is_accepted()), "{sent:?}");
+        } else {
+            assert!(matches!(sent, Sent::Answered(answer) if answer.is_accepted()), "{name}: {sent:?}");
+            assert_eq!(stage.tally(name).await, 1, "{name}");
+        }
+    }
+    stage.settled().await;
+    assert_eq!(stage.tally("poison").await, 0);
+    assert_eq!(stage.bus.stored("DEAD_LETTERS").await.unwrap(), 1);
+    assert_eq!(stage.count("platform.attempt").await, 0);
+}
+
+#[tokio::test]
+async fn a_refusal_in_a_batch_is_its_own() {
+    let stage = Stage::start(add_batch()).await;
+
+    let (good, refused, other) =
+        tokio::join!(stage.send("good", None), stage.send("refused", None), stage.send("other", None));
+
+    assert_eq!((good.status, refused.status, other.status), (200, 409, 200));
+    assert_eq!(
+        (stage.tally("good").await, stage.tally("other").await, stage.tally("refused").await),
+        (1, 1, 0)
+    );
+}
+
+#[tokio::test]
+async fn messages_that_wait_are_taken_together() {
+    let stage = Stage::start(add_batch()).await;
+    stage.send("warm", None).await;
+    let before = BATCHES.load(Ordering::Relaxed);
+
+    let names: Vec<String> = (0..200).map(|n| format!("n-{n}")).collect();
+    futures_util::future::join_all(names.iter().map(|name| stage.send(name, None))).await;
+
+    let batches = BATCHES.load(Ordering::Relaxed) - before;
+    assert!(batches < 150, "200 messages took {batches} transactions");
+    assert_eq!(stage.count("tally").await, 201);
+}
+
+#[tokio::test]
+async fn later_is_no_failure() {
+    let stage = Stage::start(add()).await;
+
+    let answer = stage.send("later", None).await;
+
+    assert!(answer.is_accepted());
+    assert_eq!((stage.tally("later").await, stage.count("platform.attempt").await), (1, 0));
+}
+
+#[tokio::test]
+async fn what_always_breaks_is_tried_five_times_and_told_nothing_about_why() {
+    let stage = Stage::start(add()).await;
+
+    let sent = stage.try_send("broken", None).await;
+
+    stage.settled().await;
+    assert_eq!(stage.bus.stored("DEAD_LETTERS").await.unwrap(), 1);
+    assert_eq!(stage.count("platform.outcome").await, 0, "the same key may try again");
+    if let Sent::Answered(answer) = sent {
+        let body = String::from_utf8(answer.body.to_vec()).unwrap();
+        assert_eq!(answer.status, 500);
+        assert!(!body.contains("always breaks"), "{body}");
+    }
+}
+
+/// An outage of eight seconds is longer than all five attempts would take together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_postgres_is_away_no_attempt_is_counted_and_nothing_is_lost() {
+    let mut postgres =
+        tokio::task::spawn_blocking(|| local::Postgres::throwaway(&|_| {}).unwrap()).await.unwrap();
+    let options = database::migrate_as(&postgres.url(), &test_database(), "outage").await.unwrap();
+    let config: Config = Env::default().read().unwrap();
+    let pool = database::pool(&config, options, "test");
+    let stage = Stage::start_on(add(), pool).await;
+    stage.send("before", None).await;
+
+    let mut postgres = tokio::task::spawn_blocking(move || {
+        postgres.crash().unwrap();
+        postgres
+    })
+    .await
+    .unwrap();
+    let during = stage.try_send("during", None).await;
+    assert!(matches!(during, Sent::Pending(_)), "{during:?}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::task::spawn_blocking(move || {
+        postgres.resume(&|_| {}).unwrap();
+        postgres
+    })
+    .await
+    .map(std::mem::forget)
+    .unwrap();
+
+    stage.settled().await;
+    assert_eq!(stage.tally("during").await, 1);
+    assert_eq!(stage.count("platform.attempt").await, 0);
+    assert_eq!(stage.bus.stored("DEAD_LETTERS").await.unwrap(), 0);
+    assert!(stage.send("after", None).await.is_accepted());
+}
+
+#[tokio::test]
+async fn stopping_finishes_what_is_in_flight() {
+    let mut stage = Stage::start(add()).await;
+    let before = SLOW.load(Ordering::Relaxed);
+    let stop = stage.stop.clone();
+    let stopping = async {
+        while SLOW.load(Ordering::Relaxed) == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.cancel();
+    };
+
+    let (answer, ()) = tokio::join!(stage.send("slow", None), stopping);
+
+    assert!(answer.is_accepted());
+    for serving in stage.serving.drain(..) {
+        serving.await.unwrap().unwrap();
+    }
+    assert_eq!(stage.stored().await, 0);
+}
+
+#[tokio::test]
+async fn two_replicas_share_the_work() {
+    let mut stage = Stage::start(add()).await;
+    stage.serve(add());
+
+    let names: Vec<String> = (0..50).map(|n| format!("n-{n}")).collect();
+    let answers = futures_util::future::join_all(names.iter().map(|name| stage.send(name, None))).await;
+
+    assert!(answers.iter().all(Answer::is_accepted));
+    assert_eq!(stage.count("tally").await, 50);
+}
+
+#[tokio::test]
+async fn the_relay_publishes_each_event_once_and_in_order() {
+    let stage = Stage::start(add()).await;
+    // Two relays: one works, the other stands by.
+    for _ in 0..2 {
+        tokio::spawn(relay::serve("tests", stage.pool.clone(), stage.bus.clone(), stage.stop.clone()));
+    }
+    for number in 0..20 {
+        stage.send(&format!("n-{number}"), None).await;
+    }
+
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while stage.bus.stored("EVENTS").await.unwrap() < 20 {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(400)).await;
+
+    assert_eq!(stage.bus.stored("EVENTS").await.unwrap(), 20);
+    let unpublished: i64 = sqlx::query_scalar("select count(*) from platform.outbox where not published")
+        .fetch_one(&stage.pool)
+        .await
+        .unwrap();
+    let in_order: bool = sqlx::query_scalar(
+        "select bool_and(first_seq = place) from (select first_seq, row_number() over (order by id) as place from platform.outbox) rows",
+    )
+    .fetch_one(&stage.pool)
+    .await
+    .unwrap();
+    assert_eq!((unpublished, in_order), (0, true));
+}
+
+#[tokio::test]
+async fn a_full_stream_is_said_at_once() {
+    let (_nats, bus) = testing::bus().await;
+    let mut definitions = testing::definitions();
+    for stream in &mut definitions.streams {
+        if stream["name"] == "COMMANDS" {
+            stream["max_msgs"] = json!(1);
+        }
+    }
+    definitions.apply(&bus).await.unwrap();
+    let sender = Sender::start(bus).await.unwrap();
+    let request = Request { caller: None, trace: Trace::start(), idempotency_key: None };
+    let add = Add { name: "x".into() };
+    let (first, second) = (sender.clone(), sender);
+    let (filler, full) = tokio::join!(first.send(&add, &request), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let started = Instant::now();
+        (second.send(&add, &request).await.unwrap(), started.elapsed())
+    });
+
+    assert!(matches!(filler.unwrap(), Sent::Pending(_)));
+    assert!(matches!(full.0, Sent::Unavailable(_)), "{:?}", full.0);
+    assert!(full.1 < Duration::from_secs(1), "{:?}", full.1);
+}
+
+#[tokio::test]
+async fn provisioning_again_changes_nothing_and_a_refused_change_is_explained() {
+    let (_nats, bus) = testing::bus().await;
+    let mut definitions = testing::definitions();
+
+    definitions.apply(&bus).await.unwrap();
+    for stream in &mut definitions.streams {
+        if stream["name"] == "EVENTS" {
+            stream["max_age"] = json!(3_600_000_000_000_u64);
+        }
+    }
+    definitions.apply(&bus).await.unwrap();
+    for stream in &mut definitions.streams {
+        if stream["name"] == "EVENTS" {
+            stream["retention"] = json!("workqueue");
+        }
+    }
+    let error = format!("{:#}", definitions.apply(&bus).await.unwrap_err());
+
+    assert!(error.contains("stream EVENTS exists with a configuration that cannot be changed"), "{error}");
+}
