@@ -207,7 +207,7 @@ mod tests {
         let typed_by_hand = app.delivery(subject, &serde_json::json!({ "payload": good }));
         let broken = app.delivery(subject, &serde_json::json!({ "payload": { "amount": 1 } }));
 
-        let verdicts = app.host(&function()).execute(vec![broken, typed_by_hand]).await;
+        let verdicts = app.host(&function()).execute(&[broken, typed_by_hand]).await;
 
         assert!(matches!(&verdicts[0], Verdict::Dead(reason) if reason.starts_with("bid.placed.v1: ")));
         assert_eq!(verdicts[1], Verdict::Done);

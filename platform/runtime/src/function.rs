@@ -143,7 +143,9 @@ impl Function {
         Self::new::<C>(Wakes::Command { secret: C::SECRET }, Work::Batch(Arc::new(work)), 8, 1)
     }
 
-    /// Answers commands, many in one transaction; the handler returns a result for each, in order.
+    /// Answers commands, many in one transaction at a time, so that the next ones gather meanwhile:
+    /// a second lane of `place-bid` halved the batches and cost a seventh of the bids per second.
+    /// The handler returns a result for each, in order.
     ///
     /// A member's refusal is its own. When the batch breaks its members run one by one.
     pub fn batch_command<C, H>(handler: H) -> Self
@@ -152,7 +154,7 @@ impl Function {
         H: for<'a> Handler<'a, Vec<Received<C>>, Vec<Result<C::Reply>>>,
     {
         let work = Commands::<C, _>::new(BatchCommand(handler), None);
-        Self::new::<C>(Wakes::Command { secret: C::SECRET }, Work::Batch(Arc::new(work)), 2, 256)
+        Self::new::<C>(Wakes::Command { secret: C::SECRET }, Work::Batch(Arc::new(work)), 1, 256)
     }
 
     /// Like [`Function::batch_command`], for a function whose own rows are the outcomes: it writes
@@ -165,7 +167,7 @@ impl Function {
         R: for<'a> Handler<'a, Vec<uuid::Uuid>, Recall>,
     {
         let work = Commands::<C, _>::new(BatchCommand(handler), Some(Arc::new(recall)));
-        Self::new::<C>(Wakes::Command { secret: C::SECRET }, Work::Batch(Arc::new(work)), 2, 256)
+        Self::new::<C>(Wakes::Command { secret: C::SECRET }, Work::Batch(Arc::new(work)), 1, 256)
     }
 
     /// Answers requests without writing.

@@ -171,13 +171,13 @@ impl Host {
     }
 
     /// Runs messages, together where that works, and says what is to become of each, in order.
-    pub async fn execute(&self, members: Vec<Delivery>) -> Vec<Verdict> {
+    pub async fn execute(&self, members: &[Delivery]) -> Vec<Verdict> {
         let Work::Batch(work) = &self.function.work else {
             return members.iter().map(|_| Verdict::Dead("not a function of messages".into())).collect();
         };
         let suspicious = members.iter().any(|member| member.delivered >= SUSPICIOUS);
         if members.len() > 1 && !suspicious {
-            match self.guarded(work.as_ref(), &members, false).await {
+            match self.guarded(work.as_ref(), members, false).await {
                 Ok(verdicts) => return verdicts,
                 Err(Error::Later(delay)) => return vec![Verdict::Again(delay); members.len()],
                 Err(Error::Broken(error)) if error::is_outage(&error) => {
@@ -190,7 +190,7 @@ impl Host {
             }
         }
         let mut verdicts = Vec::with_capacity(members.len());
-        for member in &members {
+        for member in members {
             verdicts.push(self.alone(work.as_ref(), member).await);
         }
         verdicts

@@ -130,10 +130,8 @@ async fn process(host: &Host, bus: &Bus, messages: Vec<Message>) {
             handles.push(message);
         }
     }
-    let headers: Vec<HeaderMap> = deliveries.iter().map(|delivery| delivery.headers.clone()).collect();
-    let copies = deliveries.clone();
     let verdicts = {
-        let mut running = std::pin::pin!(host.execute(deliveries));
+        let mut running = std::pin::pin!(host.execute(&deliveries));
         let mut ticks = tokio::time::interval_at(Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
         loop {
             tokio::select! {
@@ -147,8 +145,8 @@ async fn process(host: &Host, bus: &Bus, messages: Vec<Message>) {
             }
         }
     };
-    for (((message, headers), delivery), verdict) in handles.iter().zip(&headers).zip(&copies).zip(verdicts) {
-        if let Err(error) = carry_out(host, bus, message, headers, delivery, verdict).await {
+    for ((message, delivery), verdict) in handles.iter().zip(&deliveries).zip(verdicts) {
+        if let Err(error) = carry_out(host, bus, message, delivery, verdict).await {
             // The message comes again; what was committed is not done twice.
             tracing::warn!(
                 function = host.spec().name,
@@ -176,11 +174,11 @@ async fn carry_out(
     host: &Host,
     bus: &Bus,
     message: &jetstream::Message,
-    headers: &HeaderMap,
     delivery: &Delivery,
     verdict: Verdict,
 ) -> anyhow::Result<()> {
     let secret = host.spec().wakes == Wakes::Command { secret: true };
+    let headers = &delivery.headers;
     let kind = match verdict {
         Verdict::Done => AckKind::Ack,
         Verdict::Answered(answer) => {

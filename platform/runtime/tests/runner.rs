@@ -255,9 +255,9 @@ async fn a_redelivered_message_gets_the_same_answer_and_no_second_effect() {
     let app = Harness::start(test_database()).await;
     let mut delivery = app.delivery("cmd.tests.add.-", &json!({ "name": "again" }));
 
-    let first = app.host(&add()).execute(vec![delivery.clone()]).await;
+    let first = app.host(&add()).execute(&[delivery.clone()]).await;
     delivery.delivered = 7;
-    let again = app.host(&add()).execute(vec![delivery]).await;
+    let again = app.host(&add()).execute(&[delivery]).await;
 
     let answer = |verdicts: &[platform::Verdict]| match &verdicts[0] {
         platform::Verdict::Answered(answer) => answer.clone(),

@@ -177,7 +177,7 @@ impl Harness {
     /// Sends a command and returns the answer as it goes out.
     pub async fn answer<C: Command>(&self, function: &Function, command: &C) -> Answer {
         let delivery = self.delivery(&platform::wire::command_subject(command), &serde_json::json!(command));
-        let mut verdicts = self.host(function).execute(vec![delivery]).await;
+        let mut verdicts = self.host(function).execute(&[delivery]).await;
         match verdicts.pop() {
             Some(Verdict::Answered(answer)) => answer,
             other => panic!("not answered: {other:?}"),
@@ -190,7 +190,7 @@ impl Harness {
             let subject = platform::wire::command_subject(command);
             self.as_user(*user).delivery(&subject, &serde_json::json!(command))
         });
-        let verdicts = self.host(function).execute(deliveries.collect()).await;
+        let verdicts = self.host(function).execute(&deliveries.collect::<Vec<_>>()).await;
         let answers = verdicts.into_iter().map(|verdict| match verdict {
             Verdict::Answered(answer) => answer,
             other => panic!("not answered: {other:?}"),
@@ -212,7 +212,7 @@ impl Harness {
                 serde_json::json!({ "id": id, "event": fact, "version": version, "payload": event });
             self.delivery(&format!("events.{}.{}", E::NAME, event.key()), &envelope)
         });
-        self.host(function).execute(deliveries.collect()).await
+        self.host(function).execute(&deliveries.collect::<Vec<_>>()).await
     }
 
     /// Lets due work look at the clock once; returns how much it did.
