@@ -19,7 +19,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
-use crate::problem::{Problem, in_one_line};
+use crate::problem::Problem;
 
 /// How far clocks may be apart, in seconds.
 const LEEWAY: u64 = 5;
@@ -146,7 +146,7 @@ impl Auth {
                 // Once for each outage, however many ask.
                 if last.is_none_or(|last| last.good) {
                     tracing::warn!(
-                        error = in_one_line(&error),
+                        %error,
                         "no public keys; tokens that are new cannot be verified"
                     );
                 }

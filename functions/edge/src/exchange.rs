@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::{
     App,
     decode::{self, Given},
-    problem::{Problem, in_one_line},
+    problem::Problem,
 };
 
 /// The largest body.
@@ -142,7 +142,7 @@ async fn send_command<C: Command>(app: &App, how: How, request: Request) -> Resu
             Err(Problem::unavailable())
         }
         Err(error) => {
-            tracing::error!(function = C::FUNCTION, error = in_one_line(&error), "command not sent");
+            tracing::error!(function = C::FUNCTION, %error, "command not sent");
             Err(Problem::internal())
         }
     }
@@ -154,7 +154,7 @@ async fn ask_query<Q: Query>(app: &App, how: How, request: Request) -> Result<Re
     let path = path(&mut parts).await?;
     let query: Q = decode::query(&given(&path, how), parts.uri.query().unwrap_or_default())?;
     let answer = app.sender.bus().ask(&query, caller, &trace(&mut parts)).await.map_err(|error| {
-        tracing::warn!(function = Q::FUNCTION, error = in_one_line(&error), "query not answered");
+        tracing::warn!(function = Q::FUNCTION, %error, "query not answered");
         Problem::unavailable()
     })?;
     answered(answer, how, &parts.headers)

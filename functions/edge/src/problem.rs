@@ -129,14 +129,6 @@ impl IntoResponse for Problem {
     }
 }
 
-/// An error as a log line tells it: causes, no stack.
-pub(crate) fn in_one_line(error: &platform::Error) -> String {
-    match error {
-        platform::Error::Broken(error) => format!("{error:#}"),
-        other => format!("{other:?}"),
-    }
-}
-
 /// The body with the request's id in its `error` object; the rest stays as the function wrote it.
 fn naming(body: &[u8], request_id: &str) -> Vec<u8> {
     let id = Value::from(request_id).to_string();

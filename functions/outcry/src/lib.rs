@@ -110,4 +110,36 @@ mod tests {
             }
         }
     }
+
+    /// `platform <- contracts <- domains, edge <- outcry`: who may depend on whom.
+    #[test]
+    fn the_direction_of_dependencies_is_a_line() {
+        let metadata = std::process::Command::new(env!("CARGO"))
+            .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        let metadata: Value = serde_json::from_slice(&metadata.stdout).unwrap();
+        let packages = metadata["packages"].as_array().unwrap();
+        let ours: BTreeSet<&str> = packages.iter().map(|package| package["name"].as_str().unwrap()).collect();
+        let domains: BTreeSet<&str> = databases().iter().map(|database| database.domain).collect();
+        for package in packages {
+            let name = package["name"].as_str().unwrap();
+            let allowed: &[&str] = match name {
+                "outcry" => continue,
+                "platform" | "local" => &[],
+                "testing" => &["platform", "local"],
+                "prepare-sql" => &["local"],
+                "contracts" => &["platform"],
+                "edge" => &["platform", "contracts"],
+                domain if domains.contains(domain) => &["platform", "contracts"],
+                unknown => panic!("{unknown} has no place in the line yet: give it one here"),
+            };
+            let normal =
+                package["dependencies"].as_array().unwrap().iter().filter(|used| used["kind"].is_null());
+            for used in normal.map(|used| used["name"].as_str().unwrap()).filter(|used| ours.contains(used)) {
+                assert!(allowed.contains(&used), "{name} must not depend on {used}");
+            }
+        }
+    }
 }

@@ -106,7 +106,7 @@ async fn up(env: Env, fresh: bool) -> anyhow::Result<()> {
     let signal = platform::stop_on_signal();
     let options = Options {
         data: data_folder(&env),
-        listen: format!("0.0.0.0:{}", env.get("PORT").unwrap_or("8080")),
+        listen: format!("0.0.0.0:{}", env.read::<edge::Settings>()?.port),
         fresh,
         throwaway: false,
         without: Vec::new(),

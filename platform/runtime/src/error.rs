@@ -4,7 +4,7 @@
 //! [`Refusal`] of your domain when a rule says no; let `?` carry everything else, it becomes
 //! [`Error::Broken`]. [`Error::Later`] is neither: the work is not ready, come back.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -23,6 +23,17 @@ pub enum Error {
     Broken(anyhow::Error),
     /// Not yet: try again after this long. Not counted as an attempt.
     Later(Duration),
+}
+
+/// One line with the causes and without a stack, for logs.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refused) => write!(f, "{}: {}", refused.code, refused.message),
+            Self::Broken(error) => write!(f, "{error:#}"),
+            Self::Later(delay) => write!(f, "not before {delay:?}"),
+        }
+    }
 }
 
 /// What the caller can do about a refusal, as the HTTP status that says so.

@@ -134,6 +134,6 @@ async fn publish(connection: &mut PgConnection, bus: &Bus, rows: Vec<Row>) -> an
 fn into_anyhow(error: crate::Error) -> anyhow::Error {
     match error {
         crate::Error::Broken(error) => error,
-        other => anyhow::anyhow!("{other:?}"),
+        other => anyhow::anyhow!("{other}"),
     }
 }
