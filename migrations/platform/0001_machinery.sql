@@ -42,7 +42,7 @@ create table platform.outbox (
     last_seq     bigint,
     -- A JSON array of {subject, id, traceparent, correlation_id, service, body}.
     events       text        not null,
-    primary key (day, id)
+    primary key (id, day)
 ) partition by range (day);
 -- Read once, at once: compressing it costs more than it saves.
 alter table platform.outbox alter column events set storage external;

@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(show(&app, ends.id).await.status, ItemStatus::Unsold);
         assert_eq!(show(&app, waits.id).await.status, ItemStatus::Open);
 
-        bus.purge_commands().await.unwrap();
+        bus.purge(platform::wire::COMMANDS).await.unwrap();
         assert_eq!(app.work(&function()).await.unwrap(), 1);
         assert_eq!(show(&app, waits.id).await.status, ItemStatus::Unsold);
         sending.abort();

@@ -1,7 +1,7 @@
 //! What is said about items and bids.
 
 use garde::Validate;
-use platform::{Command, Event, Message, Query, Timestamp, UserId};
+use platform::{Command, Event, Message, Query, Refused, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -11,7 +11,7 @@ use crate::{Amount, BidId, Currency, ItemId, Page, page::PageQuery};
 #[derive(Debug, Clone, Serialize, Deserialize, Validate)]
 pub struct CreateItem {
     /// What it is.
-    #[garde(length(chars, min = 1, max = 200), custom(not_blank))]
+    #[garde(length(chars, max = 200), custom(not_blank))]
     pub name: String,
     /// More about it.
     #[serde(default)]
@@ -118,7 +118,7 @@ pub struct ListBids {
     pub item_id: ItemId,
     /// Which part of the list.
     #[serde(flatten)]
-    #[garde(dive)]
+    #[garde(skip)]
     pub page: PageQuery,
 }
 
@@ -126,6 +126,11 @@ impl Message for ListBids {
     const DOMAIN: &'static str = "auctions";
     const FUNCTION: &'static str = "list-bids";
     type Reply = Page<Bid>;
+
+    /// Under the names that callers use: they see no `page` around its members.
+    fn check(&self) -> Result<(), Refused> {
+        platform::wire::check(&self.page)
+    }
 }
 
 impl Query for ListBids {}

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use anyhow::Context;
 use async_nats::{
     Client, ConnectOptions, Event, HeaderMap,
-    jetstream::{self, context::ContextBuilder},
+    jetstream::{self, context::ContextBuilder, stream::RawMessageErrorKind},
 };
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -17,7 +17,7 @@ use crate::{
     Caller, Result, Timestamp, Trace,
     config::Config,
     error::Outage,
-    wire::{self, Answer, COMMANDS, Command, Query},
+    wire::{self, Answer, COMMANDS, Command, Query, header},
 };
 
 /// How long a query may take before the asker gives up.
@@ -160,6 +160,30 @@ impl Bus {
         Ok(Backlog { now, oldest })
     }
 
+    /// The `Nats-Msg-Id` of the message at a place in a stream; `None` when there is none.
+    pub(crate) async fn message_id(&self, stream: &str, sequence: i64) -> Result<Option<Uuid>> {
+        let stream = self
+            .js
+            .get_stream_no_info(stream)
+            .await
+            .map_err(|error| Outage(format!("look into {stream}: {error}")))?;
+        match stream.get_raw_message(u64::try_from(sequence).unwrap_or_default()).await {
+            Ok(message) => {
+                let id = message.headers.get(header::MESSAGE_ID).map(async_nats::HeaderValue::as_str);
+                Ok(id.and_then(|id| id.parse().ok()))
+            }
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(Outage(format!("look at message {sequence}: {error}")).into()),
+        }
+    }
+
+    /// Forgets one message of a stream. For tests, and for an operator who means it.
+    pub async fn forget(&self, stream: &str, sequence: u64) -> Result<()> {
+        let call = format!("STREAM.MSG.DELETE.{stream}");
+        let forgotten = self.api::<serde_json::Value>(&call, json!({ "seq": sequence })).await?;
+        forgotten.map(drop).map_err(|error| Outage(format!("{call}: {}", error.description)).into())
+    }
+
     /// How many messages a stream holds.
     pub async fn stored(&self, stream: &str) -> Result<u64> {
         let call = format!("STREAM.INFO.{stream}");
@@ -168,9 +192,9 @@ impl Bus {
         Ok(info.state.messages)
     }
 
-    /// Forgets every undecided command. For tests and for an operator who means it.
-    pub async fn purge_commands(&self) -> Result<()> {
-        let call = format!("STREAM.PURGE.{COMMANDS}");
+    /// Forgets every message of a stream. For tests, and for an operator who means it.
+    pub async fn purge(&self, stream: &str) -> Result<()> {
+        let call = format!("STREAM.PURGE.{stream}");
         let purged = self.api::<serde_json::Value>(&call, json!({})).await?;
         purged.map(drop).map_err(|error| Outage(format!("{call}: {}", error.description)).into())
     }

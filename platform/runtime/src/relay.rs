@@ -60,9 +60,19 @@ async fn run(
     if !locked {
         return Ok(());
     }
+    let mut connections = bus.connections();
+    connections.mark_unchanged();
+    let lost = find_lost_tail(connection, bus).await?;
+    if lost > 0 {
+        tracing::warn!(domain, rows = lost, "the stream lost its tail, publishing it again");
+    }
     tracing::debug!(domain, "relay active");
     let mut pokes = bus.client.subscribe(wire::poke_subject(domain)).await?;
     while !stop.is_cancelled() {
+        // A server that was away may have come back with less than it had acknowledged.
+        if connections.has_changed()? {
+            return Ok(());
+        }
         let rows = outbox::unpublished(connection, ROUND).await.map_err(into_anyhow)?;
         let full = rows.len() == usize::try_from(ROUND)?;
         if !rows.is_empty() {
@@ -81,6 +91,37 @@ async fn run(
         }
     }
     Ok(())
+}
+
+/// Compares what the outbox noted as stored with what the stream holds, and gives back the rows that
+/// it no longer does. A stream loses from its end and rows are published in the order of their ids,
+/// so the first lost row is found by bisection.
+async fn find_lost_tail(connection: &mut PgConnection, bus: &Bus) -> anyhow::Result<u64> {
+    let Some((oldest, newest)) = outbox::stored_range(connection).await.map_err(into_anyhow)? else {
+        return Ok(0);
+    };
+    // Nearly always the last row is there, and that is all there is to ask.
+    if first_intact(connection, bus, newest).await?.is_some() {
+        return Ok(0);
+    }
+    // Every row below `from` is there, and the first one from `to` on is not.
+    let (mut from, mut to) = (oldest, newest);
+    while from < to {
+        let middle = i64::midpoint(from, to);
+        match first_intact(connection, bus, middle).await? {
+            Some(row) => from = row + 1,
+            None => to = middle,
+        }
+    }
+    outbox::unmark(connection, from).await.map_err(into_anyhow)
+}
+
+/// The first published row from this id on, if the stream still holds its last event.
+async fn first_intact(connection: &mut PgConnection, bus: &Bus, id: i64) -> anyhow::Result<Option<i64>> {
+    let Some(row) = outbox::stored_from(connection, id).await.map_err(into_anyhow)? else { return Ok(None) };
+    let held = bus.message_id(wire::EVENTS, row.last_seq).await.map_err(into_anyhow)?;
+    let noted = row.last_event.and_then(|id| id.parse().ok());
+    Ok((held.is_some() && held == noted).then_some(row.id))
 }
 
 /// Publishes rows, then marks those that are stored. After a failure it stops at the first event

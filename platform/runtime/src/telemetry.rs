@@ -1,5 +1,7 @@
 //! Log lines: for people, or as JSON for machines. They carry trace and correlation ids.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use crate::config::{Config, LogFormat, Mode};
@@ -11,12 +13,13 @@ pub fn init(config: &Config) {
         Mode::Development => LogFormat::Pretty,
         Mode::Production => LogFormat::Json,
     };
+    let colours = std::io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(EnvFilter::new(filter));
     // A second start in one process (tests) keeps the first.
     let _ = match config.log_format.unwrap_or(default) {
-        LogFormat::Pretty => {
-            registry.with(fmt::layer().with_writer(std::io::stderr).with_target(false)).try_init()
-        }
+        LogFormat::Pretty => registry
+            .with(fmt::layer().with_ansi(colours).with_writer(std::io::stderr).with_target(false))
+            .try_init(),
         LogFormat::Json => {
             registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
         }

@@ -69,13 +69,18 @@ pub trait Message: Serialize + DeserializeOwned + Validate<Context = ()> + Send 
 
     /// Checks the shape: what can be said without looking anything up.
     fn check(&self) -> Result<(), Refused> {
-        self.validate().map_err(|report| {
-            let fields = report
-                .iter()
-                .map(|(path, error)| Field { name: path.to_string(), message: error.message().to_string() });
-            Refused::invalid(fields.collect())
-        })
+        check(self)
     }
+}
+
+/// Checks the shape of a value; the refusal names every wrong member.
+pub fn check(value: &impl Validate<Context = ()>) -> Result<(), Refused> {
+    value.validate().map_err(|report| {
+        let fields = report
+            .iter()
+            .map(|(path, error)| Field { name: path.to_string(), message: error.message().to_string() });
+        Refused::invalid(fields.collect())
+    })
 }
 
 /// Something that happened.

@@ -124,7 +124,7 @@ fn no() -> Refused {
 
 /// A function under test with everything around it.
 struct Stage {
-    _nats: local::Nats,
+    nats: Option<local::Nats>,
     bus: Bus,
     sender: Sender,
     pool: PgPool,
@@ -148,7 +148,7 @@ impl Stage {
         Definitions { streams: Vec::new(), consumers }.apply(&bus).await.unwrap();
         let sender = Sender::start(bus.clone()).await.unwrap();
         let stop = CancellationToken::new();
-        let mut stage = Self { _nats: nats, bus, sender, pool, stop, serving: Vec::new() };
+        let mut stage = Self { nats: Some(nats), bus, sender, pool, stop, serving: Vec::new() };
         stage.serve(function);
         stage
     }
@@ -197,6 +197,19 @@ impl Stage {
             assert!(Instant::now() < deadline, "commands stay in the stream");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Waits until the stream of events holds this many.
+    async fn events(&self, wanted: u64) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.bus.stored("EVENTS").await.unwrap() < wanted || self.unpublished().await > 0 {
+            assert!(Instant::now() < deadline, "the outbox is not emptied");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn unpublished(&self) -> i64 {
+        self.count("platform.outbox where not published").await
     }
 
     async fn stored(&self) -> u64 {
@@ -470,6 +483,32 @@ async fn the_relay_publishes_each_event_once_and_in_order() {
     .await
     .unwrap();
     assert_eq!((unpublished, in_order), (0, true));
+}
+
+#[tokio::test]
+async fn what_the_stream_lost_is_published_again_and_nothing_else() {
+    let mut stage = Stage::start(add()).await;
+    tokio::spawn(relay::serve("tests", stage.pool.clone(), stage.bus.clone(), stage.stop.clone()));
+    for number in 0..30 {
+        stage.send(&format!("n-{number}"), None).await;
+    }
+    stage.events(30).await;
+
+    // A server that comes back without what it had acknowledged last, and without its memory of it.
+    for sequence in 19..=30 {
+        stage.bus.forget("EVENTS", sequence).await.unwrap();
+    }
+    let mut nats = stage.nats.take().unwrap();
+    let restarting = tokio::task::spawn_blocking(move || {
+        nats.crash().unwrap();
+        nats.resume(&|_| {}).unwrap();
+        nats
+    });
+    stage.nats = Some(restarting.await.unwrap());
+
+    stage.events(30).await;
+    let published_again = stage.count("platform.outbox where last_seq > 30").await;
+    assert_eq!((published_again, stage.count("platform.outbox").await), (12, 30));
 }
 
 #[tokio::test]
