@@ -224,7 +224,10 @@ impl Platform {
         self.tasks.wait().await;
         self.bus.close().await;
         // Servers are stopped by blocking calls.
-        let _ = tokio::task::spawn_blocking(move || drop(self.services)).await;
+        let stopped = tokio::task::spawn_blocking(move || self.services.stop()).await;
+        if !matches!(stopped, Ok(Ok(()))) {
+            tracing::warn!("a service did not end in order; it ends with this process");
+        }
     }
 }
 

@@ -82,6 +82,17 @@ impl Services {
         watch!(self.postgres, "Postgres");
     }
 
+    /// Stops what was started here, in order, and returns when it has ended.
+    pub(crate) fn stop(&self) -> anyhow::Result<()> {
+        if let Some(nats) = &self.nats {
+            nats.lock().unwrap_or_else(PoisonError::into_inner).halt()?;
+        }
+        if let Some(postgres) = &self.postgres {
+            postgres.lock().unwrap_or_else(PoisonError::into_inner).halt()?;
+        }
+        Ok(())
+    }
+
     /// The process ids of the services that were started here: nats-server and Postgres.
     pub(crate) fn pids(&self) -> (Option<u32>, Option<u32>) {
         let nats =
