@@ -47,6 +47,7 @@ create table platform.outbox (
 -- Read once, at once: compressing it costs more than it saves.
 alter table platform.outbox alter column events set storage external;
 create index outbox_unpublished on platform.outbox (id) where not published;
+create index outbox_place on platform.outbox (last_seq) where published;
 -- Takes what arrives when no partition for its day was made in time.
 create table platform.outbox_default partition of platform.outbox default;
 

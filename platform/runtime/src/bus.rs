@@ -160,6 +160,14 @@ impl Bus {
         Ok(Backlog { now, oldest })
     }
 
+    /// The place of the first message that a stream still holds.
+    pub(crate) async fn first_sequence(&self, stream: &str) -> Result<i64> {
+        let call = format!("STREAM.INFO.{stream}");
+        let info = self.api::<StreamInfo>(&call, json!({})).await?;
+        let info = info.map_err(|error| Outage(format!("{call}: {}", error.description)))?;
+        Ok(i64::try_from(info.state.first_seq).unwrap_or_default())
+    }
+
     /// The `Nats-Msg-Id` of the message at a place in a stream; `None` when there is none.
     pub(crate) async fn message_id(&self, stream: &str, sequence: i64) -> Result<Option<Uuid>> {
         let stream = self
@@ -264,6 +272,8 @@ struct StreamInfo {
 struct StreamState {
     #[serde(default)]
     messages: u64,
+    #[serde(default)]
+    first_seq: u64,
     subjects: Option<HashMap<String, u64>>,
 }
 

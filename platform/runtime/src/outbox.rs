@@ -68,17 +68,16 @@ pub(crate) async fn mark_published(
 
 /// A row that was published: its last event, and where the stream stored it.
 pub(crate) struct Stored {
-    pub(crate) id: i64,
     pub(crate) last_seq: i64,
     pub(crate) last_event: Option<String>,
 }
 
-/// The lowest and the highest id among the rows that were published and are still kept.
+/// The lowest and the highest place among the rows that were published and are still kept.
 pub(crate) async fn stored_range(connection: &mut PgConnection) -> Result<Option<(i64, i64)>> {
     let range = sqlx::query!(
         r#"
-        select (select id from platform.outbox where published order by id limit 1) as oldest,
-            (select id from platform.outbox where published order by id desc limit 1) as newest
+        select (select last_seq from platform.outbox where published order by last_seq limit 1) as oldest,
+            (select last_seq from platform.outbox where published order by last_seq desc limit 1) as newest
         "#,
     )
     .fetch_one(connection)
@@ -86,26 +85,41 @@ pub(crate) async fn stored_range(connection: &mut PgConnection) -> Result<Option
     Ok(range.oldest.zip(range.newest))
 }
 
-/// The first published row from this id on.
-pub(crate) async fn stored_from(connection: &mut PgConnection, id: i64) -> Result<Option<Stored>> {
+/// The first published row from this place on.
+pub(crate) async fn stored_from(connection: &mut PgConnection, place: i64) -> Result<Option<Stored>> {
     let row = sqlx::query_as!(
         Stored,
         r#"
-        select id, last_seq as "last_seq!", events::json -> -1 ->> 'id' as last_event
-        from platform.outbox where published and id >= $1 order by id limit 1
+        select last_seq as "last_seq!", events::json -> -1 ->> 'id' as last_event
+        from platform.outbox where published and last_seq >= $1 order by last_seq limit 1
         "#,
-        id,
+        place,
     )
     .fetch_optional(connection)
     .await?;
     Ok(row)
 }
 
-/// Gives back every published row from this id on. Returns how many.
-pub(crate) async fn unmark(connection: &mut PgConnection, id: i64) -> Result<u64> {
-    let given_back =
-        sqlx::query!("update platform.outbox set published = false where published and id >= $1", id)
-            .execute(connection)
-            .await?;
-    Ok(given_back.rows_affected())
+/// Gives back every published row from this place on. Returns how many.
+pub(crate) async fn unmark(connection: &mut PgConnection, place: i64) -> Result<u64> {
+    let mut all = 0;
+    loop {
+        // In pieces: a wiped stream gives back a day, and a statement has five seconds.
+        let given_back = sqlx::query!(
+            r#"
+            update platform.outbox set published = false where (id, day) in (
+                select id, day from platform.outbox where published and last_seq >= $1
+                order by last_seq desc limit 2000
+            )
+            "#,
+            place
+        )
+        .execute(&mut *connection)
+        .await?
+        .rows_affected();
+        all += given_back;
+        if given_back == 0 {
+            return Ok(all);
+        }
+    }
 }

@@ -6,7 +6,13 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use async_nats::{HeaderMap, jetstream::message::PublishMessage};
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        context::{PublishAckFuture, PublishError},
+        message::PublishMessage,
+    },
+};
 use futures_util::StreamExt;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
@@ -14,13 +20,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     bus::Bus,
     outbox::{self, Row},
-    wire::{self, header},
+    wire::{self, Outgoing, header},
 };
 
 /// The advisory lock that the active relay of a database holds.
 const LOCK: i64 = 0x6f75_7472_656c_6179;
 /// The most rows published in one round.
 const ROUND: i64 = 64;
+/// The most events that wait for the stream's confirmation.
+const WINDOW: usize = 1_000;
 /// How often the outbox is looked at without a poke.
 const POLL: Duration = Duration::from_millis(250);
 /// How long to wait after a failure, or while another relay is active.
@@ -94,82 +102,115 @@ async fn run(
 }
 
 /// Compares what the outbox noted as stored with what the stream holds, and gives back the rows that
-/// it no longer does. A stream loses from its end and rows are published in the order of their ids,
-/// so the first lost row is found by bisection.
+/// it no longer does. A stream loses from its end, so in the order of their places the first lost row
+/// is found by bisection.
 async fn find_lost_tail(connection: &mut PgConnection, bus: &Bus) -> anyhow::Result<u64> {
     let Some((oldest, newest)) = outbox::stored_range(connection).await.map_err(into_anyhow)? else {
         return Ok(0);
     };
+    // What the stream let go of at its beginning was not lost: it had its time.
+    let kept_from = bus.first_sequence(wire::EVENTS).await.map_err(into_anyhow)?;
     // Nearly always the last row is there, and that is all there is to ask.
-    if first_intact(connection, bus, newest).await?.is_some() {
+    if first_intact(connection, bus, kept_from, newest).await?.is_some() {
         return Ok(0);
     }
     // Every row below `from` is there, and the first one from `to` on is not.
     let (mut from, mut to) = (oldest, newest);
     while from < to {
         let middle = i64::midpoint(from, to);
-        match first_intact(connection, bus, middle).await? {
-            Some(row) => from = row + 1,
+        match first_intact(connection, bus, kept_from, middle).await? {
+            Some(place) => from = place + 1,
             None => to = middle,
         }
     }
     outbox::unmark(connection, from).await.map_err(into_anyhow)
 }
 
-/// The first published row from this id on, if the stream still holds its last event.
-async fn first_intact(connection: &mut PgConnection, bus: &Bus, id: i64) -> anyhow::Result<Option<i64>> {
-    let Some(row) = outbox::stored_from(connection, id).await.map_err(into_anyhow)? else { return Ok(None) };
+/// The place of the first published row from this place on, if the stream still holds its last event.
+async fn first_intact(
+    connection: &mut PgConnection,
+    bus: &Bus,
+    kept_from: i64,
+    place: i64,
+) -> anyhow::Result<Option<i64>> {
+    let Some(row) = outbox::stored_from(connection, place).await.map_err(into_anyhow)? else {
+        return Ok(None);
+    };
+    if row.last_seq < kept_from {
+        return Ok(Some(row.last_seq));
+    }
     let held = bus.message_id(wire::EVENTS, row.last_seq).await.map_err(into_anyhow)?;
     let noted = row.last_event.and_then(|id| id.parse().ok());
-    Ok((held.is_some() && held == noted).then_some(row.id))
+    Ok((held.is_some() && held == noted).then_some(row.last_seq))
 }
 
-/// Publishes rows, then marks those that are stored. After a failure it stops at the first event
-/// that is not stored: nothing overtakes it.
+/// Publishes rows, then marks those that are stored. A failure ends the round at the first event that
+/// is not stored: it comes first in the next one. Events sent together with it may be stored before
+/// it; consumers go by the versions that events carry.
 async fn publish(connection: &mut PgConnection, bus: &Bus, rows: Vec<Row>) -> anyhow::Result<()> {
-    let mut sent = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let mut acks = Vec::with_capacity(row.events.len());
-        for event in &row.events {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::MESSAGE_ID, event.id.to_string());
-            headers.insert(header::TRACEPARENT, event.traceparent.as_str());
-            headers.insert(header::TRACE_ID, event.traceparent.get(3..35).unwrap_or_default());
-            headers.insert(header::CORRELATION_ID, event.correlation_id.as_str());
-            headers.insert(header::SERVICE, event.service.as_str());
-            let message = PublishMessage::build()
-                .payload(event.body.get().to_owned().into())
-                .headers(headers)
-                .expected_stream(wire::EVENTS);
-            acks.push(bus.js.send_publish(event.subject.clone(), message).await?);
-        }
-        sent.push((row.id, acks));
-    }
-    let (mut ids, mut firsts, mut lasts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut window = Vec::with_capacity(WINDOW);
+    let mut places = vec![(i64::MAX, 0); rows.len()];
     let mut failure = None;
-    'rows: for (id, acks) in sent {
-        let (mut first, mut last) = (i64::MAX, 0);
-        for ack in acks {
-            match ack.await {
-                Ok(ack) => {
-                    let sequence = i64::try_from(ack.sequence)?;
-                    (first, last) = (first.min(sequence), last.max(sequence));
-                }
+    'rows: for (index, row) in rows.iter().enumerate() {
+        for event in &row.events {
+            // The client keeps a permit for each unconfirmed message and waits without end for more.
+            if window.len() == WINDOW {
+                failure = settle(&mut window, &mut places).await;
+            }
+            if failure.is_some() {
+                break 'rows;
+            }
+            match bus.js.send_publish(event.subject.clone(), message(event)).await {
+                Ok(ack) => window.push((index, ack)),
                 Err(error) => {
-                    failure = Some(error);
+                    failure = settle(&mut window, &mut places).await.or(Some((index, error)));
                     break 'rows;
                 }
             }
         }
-        ids.push(id);
-        firsts.push(first);
-        lasts.push(last);
     }
+    if failure.is_none() {
+        failure = settle(&mut window, &mut places).await;
+    }
+    let stored = failure.as_ref().map_or(rows.len(), |(index, _)| *index);
+    let ids: Vec<i64> = rows.iter().take(stored).map(|row| row.id).collect();
+    let (firsts, lasts): (Vec<i64>, Vec<i64>) = places.into_iter().take(stored).unzip();
     outbox::mark_published(connection, &ids, &firsts, &lasts).await.map_err(into_anyhow)?;
     match failure {
-        Some(error) => Err(error).context("publish events"),
+        Some((_, error)) => Err(error).context("publish events"),
         None => Ok(()),
     }
+}
+
+/// Waits until everything in the window is stored; the row that is not, otherwise.
+async fn settle(
+    window: &mut Vec<(usize, PublishAckFuture)>,
+    places: &mut [(i64, i64)],
+) -> Option<(usize, PublishError)> {
+    for (index, ack) in window.drain(..) {
+        match ack.await {
+            Ok(ack) => {
+                let place = i64::try_from(ack.sequence).unwrap_or(i64::MAX);
+                let (first, last) = &mut places[index];
+                (*first, *last) = ((*first).min(place), (*last).max(place));
+            }
+            Err(error) => return Some((index, error)),
+        }
+    }
+    None
+}
+
+fn message(event: &Outgoing) -> PublishMessage {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::MESSAGE_ID, event.id.to_string());
+    headers.insert(header::TRACEPARENT, event.traceparent.as_str());
+    headers.insert(header::TRACE_ID, event.traceparent.get(3..35).unwrap_or_default());
+    headers.insert(header::CORRELATION_ID, event.correlation_id.as_str());
+    headers.insert(header::SERVICE, event.service.as_str());
+    PublishMessage::build()
+        .payload(event.body.get().to_owned().into())
+        .headers(headers)
+        .expected_stream(wire::EVENTS)
 }
 
 fn into_anyhow(error: crate::Error) -> anyhow::Error {
