@@ -7,7 +7,7 @@ use contracts::{
     Timestamp,
     auctions::{BidWon, ItemClosed, ItemCreated, ItemExtended, PlaceBid},
 };
-use platform::{Cx, Function, Result};
+use platform::{Backlog, Cx, Function, Result};
 use uuid::Uuid;
 
 use crate::{DOMAIN, auction::Outcome, store};
@@ -34,8 +34,9 @@ async fn next_end(cx: &mut Cx, (): ()) -> Result<Option<Timestamp>> {
 async fn close_auctions(cx: &mut Cx, (): ()) -> Result<usize> {
     let mut waiting: Vec<Uuid> = Vec::new();
     loop {
-        let ended = sqlx::query_scalar!(
-            "select id from items where outcome is null and ends_at <= $1 and id <> all($2) order by ends_at limit $3",
+        let ended = sqlx::query!(
+            "select id, ends_at from items where outcome is null and ends_at <= $1 and id <> all($2)
+             order by ends_at limit $3",
             cx.now(),
             &waiting,
             BATCH,
@@ -45,35 +46,38 @@ async fn close_auctions(cx: &mut Cx, (): ()) -> Result<usize> {
         if ended.is_empty() {
             return Ok(0);
         }
-        let backlog = cx.backlog::<PlaceBid>(&ended).await?;
-        let closed = close(cx, &ended, &backlog).await?;
-        // Items that wait for a bid must not stand in the way of the others.
-        if closed > 0 {
-            return Ok(closed);
+        let ids: Vec<Uuid> = ended.iter().map(|item| item.id).collect();
+        let backlog = cx.backlog::<PlaceBid>(&ids).await?;
+        let ready: Vec<Uuid> = ended
+            .iter()
+            .filter(|item| is_ready(&backlog, item.id, item.ends_at))
+            .map(|item| item.id)
+            .collect();
+        // Nothing is locked while the stream is asked, and what has been locked is let go of soon.
+        if !ready.is_empty() {
+            return close(cx, &ready, &backlog).await;
         }
-        waiting.extend(ended);
+        // Items that wait for a bid must not stand in the way of the others.
+        waiting.extend(ids);
     }
 }
 
-async fn close(cx: &mut Cx, ended: &[Uuid], backlog: &platform::Backlog) -> Result<usize> {
+/// Whether an item's end has passed by the stream's clock, and every bid that counts is decided.
+fn is_ready(backlog: &Backlog, item: Uuid, ends_at: Timestamp) -> bool {
+    ends_at <= backlog.now && backlog.oldest.get(&item).is_none_or(|stamp| *stamp >= ends_at)
+}
+
+async fn close(cx: &mut Cx, candidates: &[Uuid], backlog: &Backlog) -> Result<usize> {
     // Locked, then looked at again: a bid decided meanwhile may have moved the end. What another
     // replica or a batch of bids holds is left for the next turn.
     let rows = sqlx::query!(
-        r#"
-        select id, ends_at from items
-        where id = any($1) and outcome is null and ends_at <= $2
-        order by id for update skip locked
-        "#,
-        ended,
-        backlog.now,
+        "select id, ends_at from items where id = any($1) and outcome is null order by id for update skip locked",
+        candidates,
     )
     .fetch_all(cx.tx().await?)
     .await?;
-    let ready: Vec<Uuid> = rows
-        .into_iter()
-        .filter(|row| backlog.oldest.get(&row.id).is_none_or(|stamp| *stamp >= row.ends_at))
-        .map(|row| row.id)
-        .collect();
+    let ready: Vec<Uuid> =
+        rows.into_iter().filter(|row| is_ready(backlog, row.id, row.ends_at)).map(|row| row.id).collect();
     if ready.is_empty() {
         return Ok(0);
     }

@@ -46,7 +46,7 @@ async fn place_bid(cx: &mut Cx, offers: Vec<Received<PlaceBid>>) -> Result<Vec<R
     record(cx.tx().await?, &offers, &decisions).await?;
     update(cx.tx().await?, &auctions, &decisions).await?;
     if !extended.is_empty() {
-        announce_extensions(cx, &offers, extended).await?;
+        announce_extensions(cx, &offers, &decisions, extended).await?;
     }
     Ok(decisions.into_iter().map(|decision| decision.map(|d| d.bid).map_err(Error::from)).collect())
 }
@@ -208,14 +208,19 @@ async fn update(
 async fn announce_extensions(
     cx: &mut Cx,
     offers: &[Received<PlaceBid>],
+    decisions: &[Result<Decided, Refused>],
     extended: BTreeSet<Uuid>,
 ) -> Result<()> {
     let ids: Vec<Uuid> = extended.into_iter().collect();
     let now = cx.now();
     for item in store::load(cx.tx().await?, &ids).await? {
         let event = ItemExtended(item.state(now));
-        // In the name of one of the offers on it; which one does not matter, the state is the last.
-        if let Some(offer) = offers.iter().rev().find(|offer| offer.message.item_id == item.auction.id) {
+        // In the name of an accepted offer on it: what a refused one says is dropped.
+        let mut decided = offers.iter().zip(decisions).rev();
+        let moved = |(offer, decision): &(&Received<PlaceBid>, &Result<Decided, Refused>)| {
+            decision.is_ok() && offer.message.item_id == item.auction.id
+        };
+        if let Some((offer, _)) = decided.find(moved) {
             offer.emit(&event)?;
         }
     }
@@ -406,6 +411,16 @@ mod tests {
         let again = ann.answer(&function(), &offer(item.id, "9")).await;
 
         assert_eq!((again.status, again.replayed, again.body), (409, true, refused.body));
+    }
+
+    #[tokio::test]
+    async fn a_refused_bid_behind_it_does_not_silence_an_extension() {
+        let app = Harness::start(crate::database()).await;
+        let item = lamp(&app).extension(120).offer().await;
+
+        app.batch(&function(), &[(ANN, offer(item.id, "20")), (BOB, offer(item.id, "20"))]).await;
+
+        assert_eq!(app.emitted::<ItemExtended>().await.len(), 1);
     }
 
     #[tokio::test]

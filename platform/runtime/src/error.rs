@@ -207,23 +207,35 @@ pub(crate) fn is_outage(error: &anyhow::Error) -> bool {
                 | sqlx::Error::WorkerCrashed,
             ) => true,
             // 08: connection; 53: out of resources; 57P0x: the server is going down or coming up;
-            // 25006: it has become a read-only standby; 28/3D: its roles or databases are not there yet.
+            // 25006: it has become a read-only standby; 28, 3D, 42P01, 42501: its roles, databases, tables or
+            // rights are not there yet; 57014: a statement took too long, which is not the message's doing.
             Some(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
-                ["08", "53", "57P0", "25006", "28", "3D"].iter().any(|class| code.starts_with(class))
+                ["08", "53", "57P0", "25006", "28", "3D", "42P01", "42501", "57014"]
+                    .iter()
+                    .any(|class| code.starts_with(class))
             }),
             _ => cause.is::<Outage>(),
         }
     })
 }
 
-/// True when running the same work once more at once is likely to help: a deadlock, a
-/// serialization failure, or two invocations that claimed the same command at the same time.
+/// True when running the same work once more at once is likely to help: others were in the way, or
+/// two invocations claimed the same command at the same time.
 pub(crate) fn is_race(error: &anyhow::Error) -> bool {
+    is_crowded(error) || has_code(error, &["23505"])
+}
+
+/// True when others were in the way: a serialization failure, a deadlock, a lock that was not given.
+pub(crate) fn is_crowded(error: &anyhow::Error) -> bool {
+    has_code(error, &["40001", "40P01", "55P03"])
+}
+
+fn has_code(error: &anyhow::Error, codes: &[&str]) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<sqlx::Error>()
             .and_then(|error| error.as_database_error()?.code())
-            .is_some_and(|code| ["40001", "40P01", "55P03", "23505"].contains(&code.as_ref()))
+            .is_some_and(|code| codes.contains(&code.as_ref()))
     })
 }
 

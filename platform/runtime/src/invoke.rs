@@ -236,6 +236,13 @@ impl Host {
                 }
                 self.outage(&error)
             }
+            // Others were in the way each time: not the message's doing.
+            Err(Error::Broken(error)) if error::is_crowded(&error) => {
+                if counted {
+                    let _ = attempts::take_back(&self.pool, function, &message).await;
+                }
+                Verdict::Again(attempts::delay(1))
+            }
             // The caller of a command with a secret is told at once and tries again: nothing is kept.
             Err(Error::Broken(error)) if self.spec().wakes == (Wakes::Command { secret: true }) => {
                 let error = format!("{error:#}");

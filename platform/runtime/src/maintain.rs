@@ -29,28 +29,39 @@ pub async fn serve(
     definitions: &Definitions,
     stop: CancellationToken,
 ) {
+    tokio::join!(keep_provisioned(bus, definitions, &stop), keep_databases(env, config, databases, &stop));
+}
+
+async fn keep_provisioned(bus: &Bus, definitions: &Definitions, stop: &CancellationToken) {
     let mut connections = bus.connections();
     let mut provisioned = None;
-    let mut due = tokio::time::interval(EVERY);
     while !stop.is_cancelled() {
         let connection = *connections.borrow_and_update();
         if provisioned != Some(connection) {
             match definitions.apply(bus).await {
                 Ok(_) => provisioned = Some(connection),
                 Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "streams not provisioned, trying again")
+                    tracing::warn!(error = format!("{error:#}"), "streams not provisioned, trying again");
                 }
             }
         }
         tokio::select! {
             () = stop.cancelled() => {}
             Ok(()) = connections.changed() => {}
-            () = tokio::time::sleep(AGAIN), if provisioned.is_none() => {}
-            _ = due.tick() => {
-                if let Err(error) = database::maintain(env, config, databases).await {
-                    tracing::warn!(error = format!("{error:#}"), "databases not maintained, trying again later");
-                }
-            }
+            () = tokio::time::sleep(AGAIN), if provisioned != Some(connection) => {}
         }
     }
+}
+
+async fn keep_databases(env: &Env, config: &Config, databases: &[Database], stop: &CancellationToken) {
+    let mut due = tokio::time::interval(EVERY);
+    let work = async {
+        loop {
+            due.tick().await;
+            if let Err(error) = database::maintain(env, config, databases).await {
+                tracing::warn!(error = format!("{error:#}"), "databases not maintained, trying again later");
+            }
+        }
+    };
+    stop.run_until_cancelled(work).await;
 }

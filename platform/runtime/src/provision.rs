@@ -80,8 +80,12 @@ impl Definitions {
                 None => format!("CONSUMER.CREATE.{stream}.{name}"),
             };
             let request = |action| json!({ "stream_name": stream, "config": consumer, "action": action });
-            if call(bus, subject.clone(), &request("create")).await? == Err(OTHER_CONSUMER) {
-                update(bus, subject, &request("update"), &format!("consumer {name} of {stream}")).await?;
+            match call(bus, subject.clone(), &request("create")).await? {
+                Ok(()) => {}
+                Err(OTHER_CONSUMER) => {
+                    update(bus, subject, &request("update"), &format!("consumer {name} of {stream}")).await?;
+                }
+                Err(_) => bail!("consumer {name}: there is no stream {stream}"),
             }
         }
         Ok(Applied { streams: self.streams.len(), consumers: self.consumers.len() })

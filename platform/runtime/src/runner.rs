@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Error, Timestamp, Trace,
     bus::Bus,
-    error::is_outage,
+    error::{Outage, is_outage},
     function::Wakes,
     invoke::{Delivery, Host, Verdict},
     wire::{self, Answer, header},
@@ -31,6 +31,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(2);
 const PULL_AGAIN: Duration = Duration::from_millis(250);
 /// How often the stream is told that a message is still being worked on; well under `ack_wait`.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// A turn of due work that takes longer is broken off.
+const LONGEST_TURN: Duration = Duration::from_secs(10);
 /// The longest sleep of due work, should the poke that would wake it be lost.
 const DUE_POLL: Duration = Duration::from_millis(500);
 /// The sleep of due work that is overdue but must wait for something.
@@ -96,7 +98,7 @@ async fn pull(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::R
             });
         }
     }
-    puller.give_back(bus).await;
+    puller.give_back(&host).await;
     tasks.close();
     tasks.wait().await;
     Ok(())
@@ -249,6 +251,8 @@ struct Puller {
     inbox: String,
     answers: Subscriber,
     pulls: u64,
+    /// What a pull has received so far: a pull that is broken off gives it back.
+    taken: Vec<Message>,
 }
 
 impl Puller {
@@ -257,7 +261,7 @@ impl Puller {
         let inbox = bus.client.new_inbox();
         let answers = bus.client.subscribe(format!("{inbox}.*")).await?;
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
-        Ok(Self { bus: bus.clone(), subject, inbox, answers, pulls: 0 })
+        Ok(Self { bus: bus.clone(), subject, inbox, answers, pulls: 0, taken: Vec::new() })
     }
 
     /// Waits for a first message and returns it with what else is there, up to `most`; nothing
@@ -271,12 +275,11 @@ impl Puller {
             .publish_with_reply(self.subject.clone(), inbox.clone(), request.to_string().into())
             .await?;
         let deadline = Instant::now() + PULL_EXPIRES + PULL_AGAIN;
-        let mut messages = Vec::new();
-        while messages.len() < most {
+        while self.taken.len() < most {
             let Ok(answer) = tokio::time::timeout_at(deadline, self.answers.next()).await else { break };
             let message = answer.context("the connection to NATS is closed")?;
             let Some(status) = message.status else {
-                messages.push(message);
+                self.taken.push(message);
                 continue;
             };
             // The end of an earlier pull says nothing about this one.
@@ -290,17 +293,23 @@ impl Puller {
             }
             break;
         }
-        Ok(messages)
+        Ok(std::mem::take(&mut self.taken))
     }
 
     /// Stops, and returns at once what arrived but was not begun.
-    async fn give_back(mut self, bus: &Bus) {
-        let _ = self.answers.unsubscribe().await;
+    async fn give_back(mut self, host: &Host) {
         let grace = Instant::now() + Duration::from_millis(50);
         while let Ok(Some(message)) = tokio::time::timeout_at(grace, self.answers.next()).await {
             if message.status.is_none() {
-                let message = jetstream::Message { message, context: bus.js.clone() };
-                let _ = message.ack_with(AckKind::Nak(Some(Duration::from_millis(1)))).await;
+                self.taken.push(message);
+            }
+        }
+        let _ = self.answers.unsubscribe().await;
+        for message in self.taken {
+            let message = jetstream::Message { message, context: self.bus.js.clone() };
+            if let Some(delivery) = delivery(&message) {
+                let verdict = Verdict::Again(Duration::from_millis(1));
+                let _ = carry_out(host, &self.bus, &message, &delivery, verdict).await;
             }
         }
     }
@@ -371,8 +380,14 @@ async fn due(host: Arc<Host>, bus: &Bus, events: &[&str], stop: &CancellationTok
     }
     let mut pokes = futures_util::stream::select_all(pokes);
     while !stop.is_cancelled() {
-        host.breaker.closed(host.spec().name, &host.pool).await;
-        let sleep = match turn(&host).await {
+        let turned = async {
+            host.breaker.closed(host.spec().name, &host.pool).await;
+            let late = || Error::from(Outage(format!("a turn took longer than {LONGEST_TURN:?}")));
+            tokio::time::timeout(LONGEST_TURN, turn(&host)).await.unwrap_or_else(|_| Err(late()))
+        };
+        // What a turn began is undone when it is dropped.
+        let Some(turned) = stop.run_until_cancelled(turned).await else { break };
+        let sleep = match turned {
             Ok(sleep) => sleep,
             Err(Error::Later(delay)) => delay,
             Err(Error::Refused(refused)) => {
