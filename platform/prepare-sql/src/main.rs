@@ -47,7 +47,7 @@ fn run() -> anyhow::Result<()> {
     if std::env::args().any(|argument| argument == "--check") {
         let status = Command::new("git")
             .current_dir(&root)
-            .args(["status", "--porcelain", "--", "*/.sqlx"])
+            .args(["status", "--porcelain", "--", "*/.sqlx/*"])
             .output()
             .context("ask git for changes")?;
         let changed = String::from_utf8_lossy(&status.stdout);
@@ -106,15 +106,25 @@ fn refresh(root: &Path, name: &str, folder: &Path, url: &str) -> anyhow::Result<
     // The macros do not see that a table changed: touching the crate makes them look again.
     let source = folder.join("src/lib.rs");
     fs::File::options().append(true).open(&source)?.set_modified(std::time::SystemTime::now())?;
-    let status = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    // A crate that is built along the way must read its own cache, not write into this one.
+    for (other, _, _) in CRATES {
+        cargo.env_remove(build_variable(other));
+    }
+    let status = cargo
         .current_dir(root)
         .args(["check", "--quiet", "--package", name, "--all-targets"])
-        .env(format!("{}_BUILD_DATABASE_URL", name.to_uppercase()), url)
+        .env(build_variable(name), url)
         .env("SQLX_OFFLINE_DIR", &cache)
         .status()
         .context("run cargo")?;
     ensure!(status.success(), "{name} does not compile; the lines above say why");
     Ok(())
+}
+
+/// The variable that the crate's `sqlx.toml` names.
+fn build_variable(name: &str) -> String {
+    format!("{}_BUILD_DATABASE_URL", name.to_uppercase())
 }
 
 fn say(line: &str) {
