@@ -9,7 +9,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -133,13 +133,13 @@ impl Bus {
 
     /// See [`Cx::backlog`](crate::Cx::backlog).
     pub async fn backlog<C: Command>(&self, keys: &[Uuid]) -> Result<Backlog> {
-        let now = self.stream_info(json!({})).await?.ts;
+        let now = self.stream_info(COMMANDS, json!({})).await?.ts;
         let prefix = format!("cmd.{}.{}.", C::DOMAIN, C::FUNCTION);
         let mut waiting = HashMap::new();
         loop {
             let offset = waiting.len();
             let page = self
-                .stream_info(json!({ "subjects_filter": format!("{prefix}>"), "offset": offset }))
+                .stream_info(COMMANDS, json!({ "subjects_filter": format!("{prefix}>"), "offset": offset }))
                 .await?;
             let subjects = page.state.subjects.unwrap_or_default();
             let more = !subjects.is_empty();
@@ -162,9 +162,7 @@ impl Bus {
 
     /// The place of the first message that a stream still holds.
     pub(crate) async fn first_sequence(&self, stream: &str) -> Result<i64> {
-        let call = format!("STREAM.INFO.{stream}");
-        let info = self.api::<StreamInfo>(&call, json!({})).await?;
-        let info = info.map_err(|error| Outage(format!("{call}: {}", error.description)))?;
+        let info = self.stream_info(stream, json!({})).await?;
         Ok(i64::try_from(info.state.first_seq).unwrap_or_default())
     }
 
@@ -187,30 +185,27 @@ impl Bus {
 
     /// Forgets one message of a stream. For tests, and for an operator who means it.
     pub async fn forget(&self, stream: &str, sequence: u64) -> Result<()> {
-        let call = format!("STREAM.MSG.DELETE.{stream}");
-        let forgotten = self.api::<serde_json::Value>(&call, json!({ "seq": sequence })).await?;
-        forgotten.map(drop).map_err(|error| Outage(format!("{call}: {}", error.description)).into())
-    }
-
-    /// How many messages a stream holds.
-    pub async fn stored(&self, stream: &str) -> Result<u64> {
-        let call = format!("STREAM.INFO.{stream}");
-        let info = self.api::<StreamInfo>(&call, json!({})).await?;
-        let info = info.map_err(|error| Outage(format!("{call}: {}", error.description)))?;
-        Ok(info.state.messages)
+        self.call(format!("STREAM.MSG.DELETE.{stream}"), json!({ "seq": sequence })).await.map(drop::<Value>)
     }
 
     /// Forgets every message of a stream. For tests, and for an operator who means it.
     pub async fn purge(&self, stream: &str) -> Result<()> {
-        let call = format!("STREAM.PURGE.{stream}");
-        let purged = self.api::<serde_json::Value>(&call, json!({})).await?;
-        purged.map(drop).map_err(|error| Outage(format!("{call}: {}", error.description)).into())
+        self.call(format!("STREAM.PURGE.{stream}"), json!({})).await.map(drop::<Value>)
     }
 
-    async fn stream_info(&self, request: serde_json::Value) -> Result<StreamInfo> {
-        let call = format!("STREAM.INFO.{COMMANDS}");
-        let info = self.api(&call, request).await?;
-        info.map_err(|error| Outage(format!("{call}: {}", error.description)).into())
+    /// How many messages a stream holds.
+    pub async fn stored(&self, stream: &str) -> Result<u64> {
+        Ok(self.stream_info(stream, json!({})).await?.state.messages)
+    }
+
+    async fn stream_info(&self, stream: &str, request: Value) -> Result<StreamInfo> {
+        self.call(format!("STREAM.INFO.{stream}"), request).await
+    }
+
+    /// Calls the JetStream API, where every error means that the bus is not as it should be.
+    async fn call<T: DeserializeOwned>(&self, call: String, request: Value) -> Result<T> {
+        let answer = self.api(&call, request).await?;
+        answer.map_err(|error| Outage(format!("{call}: {}", error.description)).into())
     }
 
     /// The stamp of the oldest message on a subject of the work queue, which is undecided because
