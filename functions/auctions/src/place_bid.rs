@@ -84,6 +84,9 @@ fn decide(auctions: &mut HashMap<ItemId, Auction>, offer: &Received<PlaceBid>) -
         amount: price.into(),
         currency: auction.currency,
         seq: accepted.seq,
+        // An end that moved is a change of its own.
+        version: item.version - i64::from(accepted.extended),
+        ends_at: Some(item.ends_at),
         placed_at,
         current_price: item.current_price,
         min_next_bid: item.min_next_bid,

@@ -153,6 +153,7 @@ impl Whole {
         ItemState {
             item_id: auction.id,
             item_version: auction.revision,
+            version: auction.version(),
             seller_id: auction.seller,
             name: description.name.clone(),
             description: description.description.clone(),
@@ -165,6 +166,8 @@ impl Whole {
             status: auction.status(now),
             starts_at: auction.starts_at,
             ends_at: auction.ends_at,
+            extension_window_seconds: whole_seconds(auction.window),
+            extension_seconds: whole_seconds(auction.extension),
             winner_id: won.map(|leading| leading.bidder),
             final_price: won.map(|leading| leading.price.into()),
             closed_at: description.closed_at,
@@ -177,7 +180,6 @@ impl Whole {
         let auction = &self.auction;
         let insider = viewer.is_some_and(|viewer| viewer.id == auction.seller || viewer.role == Role::Admin);
         let won = auction.leading.filter(|_| auction.outcome == Some(Outcome::Sold));
-        let seconds = |span: Duration| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
         Item {
             id: auction.id,
             seller_id: auction.seller,
@@ -194,8 +196,8 @@ impl Whole {
             status: auction.status(now),
             starts_at: auction.starts_at,
             ends_at: auction.ends_at,
-            extension_window_seconds: seconds(auction.window),
-            extension_seconds: seconds(auction.extension),
+            extension_window_seconds: whole_seconds(auction.window),
+            extension_seconds: whole_seconds(auction.extension),
             winner_id: won.map(|leading| leading.bidder),
             final_price: won.map(|leading| leading.price.into()),
             version: auction.version(),
@@ -213,6 +215,10 @@ impl Whole {
         let currency = self.auction.currency;
         self.description.buy_now_price.map(|minor| Money::new(minor, currency).into())
     }
+}
+
+fn whole_seconds(span: Duration) -> u32 {
+    u32::try_from(span.as_secs()).unwrap_or(u32::MAX)
 }
 
 fn anyhow_of(error: contracts::money::MoneyError) -> platform::Error {

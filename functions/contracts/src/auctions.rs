@@ -255,6 +255,9 @@ pub struct ItemState {
     pub item_id: ItemId,
     /// Grows with every `item.*` event of the item: the newer state wins.
     pub item_version: i64,
+    /// The item's version right after this change; bids count too, so each change has its own.
+    #[serde(default)]
+    pub version: i64,
     /// Who sells it.
     pub seller_id: UserId,
     /// What it is.
@@ -279,6 +282,12 @@ pub struct ItemState {
     pub starts_at: Timestamp,
     /// When the hammer falls.
     pub ends_at: Timestamp,
+    /// A bid this close to the end moves the end.
+    #[serde(default)]
+    pub extension_window_seconds: u32,
+    /// How long after such a bid the end comes.
+    #[serde(default)]
+    pub extension_seconds: u32,
     /// Who won it.
     pub winner_id: Option<UserId>,
     /// For how much.
@@ -347,6 +356,12 @@ pub struct BidPlaced {
     pub currency: Currency,
     /// The how-many-eth accepted bid of the item, from 1; also the version of its price.
     pub seq: i64,
+    /// The item's version right after this bid and before what the bid may have caused.
+    #[serde(default)]
+    pub version: i64,
+    /// When the hammer falls now: a late bid moves it.
+    #[serde(default)]
+    pub ends_at: Option<Timestamp>,
     /// The stream's stamp of the bid.
     pub placed_at: Timestamp,
     /// The highest bid.

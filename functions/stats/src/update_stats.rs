@@ -144,6 +144,8 @@ mod tests {
             amount,
             currency: Currency::USD,
             seq: 1,
+            version: 2,
+            ends_at: None,
             placed_at: Timestamp::now(),
             current_price: amount,
             min_next_bid: amount,
