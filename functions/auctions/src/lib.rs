@@ -5,6 +5,7 @@
 //! counts.
 
 pub mod auction;
+pub mod auctions_outcome;
 pub mod close_auction;
 pub mod create_item;
 pub mod get_item;
@@ -28,6 +29,7 @@ pub fn functions() -> Vec<Function> {
         place_bid::function(),
         list_bids::function(),
         close_auction::function(),
+        auctions_outcome::function(),
     ]
 }
 

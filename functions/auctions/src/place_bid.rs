@@ -231,7 +231,7 @@ async fn announce_extensions(
 }
 
 /// The answers given to commands that come again.
-async fn recall(cx: &mut Cx, ids: Vec<Uuid>) -> Result<Recall> {
+pub(crate) async fn recall(cx: &mut Cx, ids: Vec<Uuid>) -> Result<Recall> {
     let rows = sqlx::query!(
         "select command_id, fingerprint, status, answer from bids where command_id = any($1)",
         &ids,

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, header};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use contracts::identity::{AUDIENCE, Claims, GetJwks, TOKEN_TYPE};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -86,13 +86,26 @@ impl Auth {
     pub(crate) async fn caller(&self, headers: &HeaderMap, needed: bool) -> Result<Option<Caller>, Problem> {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         match (values.next(), values.next()) {
-            (None, _) if needed => Err(Problem::unauthorized()),
-            (None, _) => Ok(None),
-            (Some(value), None) => {
+            (None, _) => self.caller_of(None, needed).await,
+            // A value that is no text is no token.
+            (Some(value), None) => self.caller_of(Some(value.to_str().unwrap_or_default()), needed).await,
+            (Some(_), Some(_)) => Err(Problem::unauthorized()),
+        }
+    }
+
+    /// The same for the one `Authorization` that there is.
+    pub(crate) async fn caller_of(
+        &self,
+        authorization: Option<&str>,
+        needed: bool,
+    ) -> Result<Option<Caller>, Problem> {
+        match authorization {
+            None if needed => Err(Problem::unauthorized()),
+            None => Ok(None),
+            Some(value) => {
                 let token = bearer(value).ok_or_else(Problem::unauthorized)?;
                 self.verify(token).await.map(Some)
             }
-            (Some(_), Some(_)) => Err(Problem::unauthorized()),
         }
     }
 
@@ -184,8 +197,8 @@ impl Auth {
     }
 }
 
-fn bearer(value: &HeaderValue) -> Option<&str> {
-    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && token.len() <= LONGEST).then_some(token)
 }

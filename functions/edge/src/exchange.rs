@@ -12,11 +12,11 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use platform::{Answer, Command, Query, Sent, Trace};
+use platform::{Answer, Command, Delivery, Query, Sent, Trace, wire};
 use serde::Deserialize;
 
 use crate::{
-    App,
+    App, commands,
     decode::{self, Given},
     problem::Problem,
 };
@@ -39,14 +39,36 @@ pub(crate) struct Line {
     paths: Vec<&'static str>,
     how: How,
     exchange: Exchange,
+    /// The same over NATS, for commands.
+    served: Option<Served>,
 }
 
 type Exchange = fn(Arc<App>, How, Request) -> Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
 
+/// A command's endpoint on NATS, for people with the CLI: takes a token and a key in headers, as HTTP does.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) function: &'static str,
+    pub(crate) subject: String,
+    how: How,
+    serve: fn(Arc<App>, How, Delivery) -> Pin<Box<dyn Future<Output = Answer> + Send>>,
+}
+
+impl Served {
+    pub(crate) fn answer(
+        &self,
+        app: Arc<App>,
+        request: Delivery,
+    ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+        (self.serve)(app, self.how, request)
+    }
+}
+
 /// What differs from line to line.
 #[derive(Clone, Copy)]
 struct How {
-    function: &'static str,
+    /// The function that answers; not known before the request is read when there is none.
+    function: Option<&'static str>,
     success: StatusCode,
     /// A request without a token is refused. A token that comes is always checked.
     bearer: bool,
@@ -57,27 +79,46 @@ struct How {
 
 /// Sends the command `C`: the path and the JSON body.
 pub(crate) fn send<C: Command>(paths: impl Into<Vec<&'static str>>) -> Line {
-    Line::new(MethodFilter::POST, paths.into(), C::FUNCTION, |app, how, request| {
+    let line = Line::new(MethodFilter::POST, paths.into(), Some(C::FUNCTION), |app, how, request| {
         Box::pin(async move { send_command::<C>(&app, how, request).await })
-    })
+    });
+    let served = Served {
+        function: C::FUNCTION,
+        subject: wire::service_subject::<C>(),
+        how: line.how,
+        serve: |app, how, request| {
+            Box::pin(
+                async move { serve_command::<C>(&app, how, &request).await.unwrap_or_else(Answer::from) },
+            )
+        },
+    };
+    Line { served: Some(served), ..line }
 }
 
 /// Asks the query `Q`: the path and the query string.
 pub(crate) fn ask<Q: Query>(paths: impl Into<Vec<&'static str>>) -> Line {
-    Line::new(MethodFilter::GET, paths.into(), Q::FUNCTION, |app, how, request| {
+    Line::new(MethodFilter::GET, paths.into(), Some(Q::FUNCTION), |app, how, request| {
         Box::pin(async move { ask_query::<Q>(&app, how, request).await })
     })
+}
+
+/// Shows what became of a command.
+pub(crate) fn outcome(paths: impl Into<Vec<&'static str>>) -> Line {
+    Line::new(MethodFilter::GET, paths.into(), None, |app, _, request| {
+        Box::pin(async move { commands::show(&app, request).await })
+    })
+    .bearer()
 }
 
 impl Line {
     fn new(
         method: MethodFilter,
         paths: Vec<&'static str>,
-        function: &'static str,
+        function: Option<&'static str>,
         exchange: Exchange,
     ) -> Self {
         let how = How { function, success: StatusCode::OK, bearer: false, versioned: false, without: &[] };
-        Self { method, paths, how, exchange }
+        Self { method, paths, how, exchange, served: None }
     }
 
     /// Success is 201.
@@ -105,12 +146,17 @@ impl Line {
     }
 
     /// The function that answers.
-    pub(crate) fn function(&self) -> &'static str {
+    pub(crate) fn function(&self) -> Option<&'static str> {
         self.how.function
     }
 
+    /// What it answers over NATS.
+    pub(crate) fn served(&self) -> Option<Served> {
+        self.served.clone().map(|served| Served { how: self.how, ..served })
+    }
+
     pub(crate) fn add_to(self, router: Router<Arc<App>>) -> Router<Arc<App>> {
-        let Self { method, paths, how, exchange } = self;
+        let Self { method, paths, how, exchange, .. } = self;
         paths.into_iter().fold(router, |router, path| {
             let exchange = move |State(app): State<Arc<App>>, request: Request| exchange(app, how, request);
             router.route(path, on(method, exchange))
@@ -130,11 +176,47 @@ async fn send_command<C: Command>(app: &App, how: How, request: Request) -> Resu
         .map_err(|_| Problem::request_timeout())??;
     let command: C = decode::json(&given(&path, how), &body)?;
     let request = platform::Request { caller, trace: trace(&mut parts), idempotency_key };
-    match app.sender.send(&command, &request).await {
-        Ok(Sent::Answered(answer)) => answered(answer, how, &parts.headers),
+    match dispatch(app, &command, &request).await? {
+        Dispatched::Answered(answer) => answered(answer, how, &parts.headers),
+        Dispatched::Pending(token) => Ok(pending(&token)),
+    }
+}
+
+/// The same over NATS; a command that is not decided in time is answered with its name.
+async fn serve_command<C: Command>(app: &App, how: How, request: &Delivery) -> Result<Answer, Problem> {
+    let authorization = request.header("Authorization").or_else(|| request.header("authorization"));
+    let caller = app.auth.caller_of(authorization, how.bearer).await?;
+    let key = if C::SECRET { None } else { request.header(wire::header::IDEMPOTENCY_KEY) };
+    let idempotency_key = key.map(|key| read_key(key.as_bytes())).transpose()?;
+    let given = Given { path: Vec::new(), without: how.without };
+    let command: C = decode::json(&given, &request.body)?;
+    let sent = platform::Request { caller, trace: request.trace(), idempotency_key };
+    Ok(match dispatch(app, &command, &sent).await? {
+        Dispatched::Answered(answer) => answer,
+        Dispatched::Pending(token) => {
+            let body = undecided(&token).to_string();
+            Answer { status: StatusCode::ACCEPTED.as_u16(), body: body.into(), replayed: false }
+        }
+    })
+}
+
+/// What became of a command within the deadline.
+enum Dispatched {
+    Answered(Answer),
+    /// Not decided yet: the name under which its owner finds it.
+    Pending(String),
+}
+
+async fn dispatch<C: Command>(
+    app: &App,
+    command: &C,
+    request: &platform::Request,
+) -> Result<Dispatched, Problem> {
+    match app.sender.send(command, request).await {
+        Ok(Sent::Answered(answer)) => Ok(Dispatched::Answered(answer)),
         Ok(Sent::Pending(id)) => {
-            let token = app.commands.sign(C::DOMAIN, C::FUNCTION, id, caller.map(|caller| caller.id));
-            Ok(pending(&token))
+            let owner = request.caller.map(|caller| caller.id);
+            Ok(Dispatched::Pending(app.commands.sign(C::DOMAIN, C::FUNCTION, id, owner)))
         }
         Ok(Sent::TimedOut) => Err(Problem::timeout()),
         Ok(Sent::Unavailable(reason)) => {
@@ -178,9 +260,12 @@ fn answered(answer: Answer, how: How, asked: &HeaderMap) -> Result<Response, Pro
 
 /// Stored, not decided yet: where the outcome will be.
 fn pending(token: &str) -> Response {
-    let body = serde_json::json!({ "command_id": token, "status": "pending" });
     let location = format!("/api/v1/commands/{token}");
-    (StatusCode::ACCEPTED, [(header::LOCATION, location)], axum::Json(body)).into_response()
+    (StatusCode::ACCEPTED, [(header::LOCATION, location)], axum::Json(undecided(token))).into_response()
+}
+
+fn undecided(token: &str) -> serde_json::Value {
+    serde_json::json!({ "command_id": token, "status": "pending" })
 }
 
 /// The answer with its version, or 304 for who has that version.
@@ -208,7 +293,7 @@ fn versioned(body: Bytes, asked: &HeaderMap) -> Response {
     (StatusCode::OK, headers, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-async fn path(parts: &mut Parts) -> Result<RawPathParams, Problem> {
+pub(crate) async fn path(parts: &mut Parts) -> Result<RawPathParams, Problem> {
     // Not UTF-8: there is no such thing.
     RawPathParams::from_request_parts(parts, &()).await.map_err(|_| Problem::not_found())
 }
@@ -218,7 +303,7 @@ fn given(path: &RawPathParams, how: How) -> Given<'_> {
 }
 
 /// Put there by the frame.
-fn trace(parts: &mut Parts) -> Trace {
+pub(crate) fn trace(parts: &mut Parts) -> Trace {
     parts.extensions.remove().unwrap_or_else(Trace::start)
 }
 
@@ -226,12 +311,16 @@ fn trace(parts: &mut Parts) -> Trace {
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(key) = keys.next() else { return Ok(None) };
-    let key = key.as_bytes();
+    // Of two keys neither is the one.
+    let key = if keys.next().is_some() { b"" } else { key.as_bytes() };
+    read_key(key).map(Some)
+}
+
+fn read_key(key: &[u8]) -> Result<String, Problem> {
     let key = key.strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")).unwrap_or(key);
-    let good =
-        (1..=KEY).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic) && keys.next().is_none();
+    let good = (1..=KEY).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
     match std::str::from_utf8(key) {
-        Ok(key) if good => Ok(Some(key.to_owned())),
+        Ok(key) if good => Ok(key.to_owned()),
         _ => Err(Problem::malformed(format!(
             "Idempotency-Key: expected one key of 1 to {KEY} visible ASCII characters"
         ))),
@@ -276,8 +365,13 @@ fn is_json(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    const HOW: How =
-        How { function: "f", success: StatusCode::CREATED, bearer: false, versioned: false, without: &[] };
+    const HOW: How = How {
+        function: Some("f"),
+        success: StatusCode::CREATED,
+        bearer: false,
+        versioned: false,
+        without: &[],
+    };
 
     #[tokio::test]
     async fn the_functions_words_go_out_as_they_are() {

@@ -8,12 +8,14 @@
 //! | a URL, and what it sends | `routes` |
 //! | how a request becomes a message, and an answer a response | `exchange`, `decode` |
 //! | who is calling | `auth` |
+//! | what became of a command | `commands` |
 //! | what an error looks like | `problem` |
 //! | what every answer carries | `frame` |
 //! | how much is let in | `limits`, `server` |
 
 mod auth;
 pub mod command_token;
+mod commands;
 mod decode;
 mod exchange;
 mod frame;
@@ -29,13 +31,16 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context, ensure};
 use axum::{Router, http::HeaderValue, middleware};
-use platform::{Bus, Env, Sender};
+use platform::{Bus, Env, Sender, service::Service};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{auth::Auth, command_token::CommandKey, exchange::Line, health::Readiness, limits::Room};
+
+/// How many requests over NATS are answered at once, for each function.
+const SERVED: usize = 64;
 
 /// The edge's own settings.
 #[derive(Debug, Clone, Deserialize)]
@@ -83,11 +88,23 @@ async fn bind(port: u16) -> anyhow::Result<TcpListener> {
 /// Serves HTTP until told to stop; returns when what was in flight is finished, or after 25 seconds.
 pub async fn serve(env: Env, bus: Bus, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let settings: Settings = env.read()?;
-    let (router, app) = router(&settings, bus).await?;
+    let (router, app) = router(&settings, bus.clone()).await?;
+    let service = service(&app).start(&bus).await?;
     let keys = tokio::spawn(async move { app.auth.keep_keys().await });
     server::serve(router, listener, stop).await;
+    service.stop().await;
     keys.abort();
     Ok(())
+}
+
+/// Every command's endpoint on NATS, `svc.<domain>.<function>`.
+fn service(app: &Arc<App>) -> Service {
+    let about = "takes commands as HTTP does: a token in Authorization, a key in Idempotency-Key";
+    let service = Service::new("edge", about, serde_json::json!({}));
+    routes::table().iter().filter_map(Line::served).fold(service, |service, served| {
+        let (app, function, subject) = (Arc::clone(app), served.function, served.subject.clone());
+        service.answering(function, subject, SERVED, move |request| served.answer(Arc::clone(&app), request))
+    })
 }
 
 /// What every request may use.
@@ -106,7 +123,7 @@ async fn router(settings: &Settings, bus: Bus) -> anyhow::Result<(Router, Arc<Ap
         sender: Sender::start(bus.clone()).await?,
         auth: Auth::new(bus.clone(), &settings.jwt_issuer),
         commands: CommandKey::new(settings.edge_key.as_deref())?,
-        readiness: Readiness::of(bus, lines.iter().map(Line::function)),
+        readiness: Readiness::of(bus, lines.iter().filter_map(Line::function)),
         room: Room::default(),
     });
     let router = lines

@@ -115,6 +115,12 @@ impl From<Answer> for Problem {
     }
 }
 
+impl From<Problem> for Answer {
+    fn from(problem: Problem) -> Self {
+        Self { status: problem.status.as_u16(), body: problem.body, replayed: false }
+    }
+}
+
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         Answer::refused(&refused).into()

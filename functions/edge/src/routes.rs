@@ -8,7 +8,7 @@ use contracts::{
     stats::GetUserStats,
 };
 
-use crate::exchange::{Line, ask, send};
+use crate::exchange::{Line, ask, outcome, send};
 
 /// All lines.
 #[rustfmt::skip]
@@ -26,5 +26,7 @@ pub(crate) fn table() -> Vec<Line> {
         // stats
         ask::<GetUserStats>(["/api/v1/users/{user_id}/stats"]),
         ask::<GetUserStats>(["/api/v1/users/me/stats"]).bearer().without(&["user_id"]),
+        // whatever was answered 202
+        outcome(["/api/v1/commands/{command_id}"]),
     ]
 }

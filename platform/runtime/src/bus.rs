@@ -8,7 +8,7 @@ use async_nats::{
     jetstream::{self, context::ContextBuilder, stream::RawMessageErrorKind},
 };
 use bytes::Bytes;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -17,6 +17,7 @@ use crate::{
     Caller, Result, Timestamp, Trace,
     config::Config,
     error::Outage,
+    outcome::OutcomeOf,
     wire::{self, Answer, COMMANDS, Command, Query, header},
 };
 
@@ -30,6 +31,8 @@ const API_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Bus {
     pub(crate) client: Client,
     pub(crate) js: jetstream::Context,
+    /// Tells this process from others of the same name.
+    pub(crate) instance: String,
     connections: watch::Receiver<u64>,
 }
 
@@ -75,7 +78,8 @@ impl Bus {
             .await
             .with_context(|| format!("connect to NATS at {}", config.nats_url))?;
         let js = ContextBuilder::new().timeout(API_TIMEOUT).build(client.clone());
-        Ok(Self { client, js, connections })
+        let instance = config.outcry_instance.clone().unwrap_or_else(|| Uuid::new_v4().simple().to_string());
+        Ok(Self { client, js, instance, connections })
     }
 
     /// Counts how often the connection was made; changes when it is made again.
@@ -101,29 +105,61 @@ impl Bus {
 
     /// Asks a query function.
     pub async fn ask<Q: Query>(&self, query: &Q, caller: Option<Caller>, trace: &Trace) -> Result<Answer> {
+        self.request(wire::query_subject(Q::DOMAIN, Q::FUNCTION), query, caller, trace).await
+    }
+
+    /// Asks a function by its subject.
+    pub async fn request(
+        &self,
+        subject: String,
+        question: &(impl Serialize + Sync),
+        caller: Option<Caller>,
+        trace: &Trace,
+    ) -> Result<Answer> {
         let mut headers = HeaderMap::new();
         trace.write(&mut headers);
         if let Some(caller) = caller {
             caller.write(&mut headers);
         }
-        let subject = wire::query_subject(Q::DOMAIN, Q::FUNCTION);
         let request = async_nats::Request::new()
-            .payload(serde_json::to_vec(query)?.into())
+            .payload(serde_json::to_vec(question)?.into())
             .headers(headers)
             .timeout(Some(QUERY_TIMEOUT));
         let message = self
             .client
-            .send_request(subject, request)
+            .send_request(subject.clone(), request)
             .await
-            .map_err(|error| Outage(format!("ask {}: {error}", Q::FUNCTION)))?;
+            .map_err(|error| Outage(format!("ask {subject}: {error}")))?;
         Ok(Answer::from_message(message))
+    }
+
+    /// Asks a domain what became of a command: a [`CommandOutcome`](crate::CommandOutcome), or a refusal when
+    /// it is no longer known.
+    pub async fn outcome(&self, domain: &str, function: &str, id: Uuid, trace: &Trace) -> Result<Answer> {
+        let subject = wire::query_subject(domain, &wire::outcome_function(domain));
+        let of = OutcomeOf { function: function.to_owned(), id };
+        self.request(subject, &of, None, trace).await
     }
 
     /// Whether a function of this name answers within the time.
     pub async fn is_serving(&self, function: &str, within: Duration) -> bool {
         let request = async_nats::Request::new().timeout(Some(within));
-        let ping = self.client.send_request(format!("$SRV.PING.{function}"), request);
-        ping.await.is_ok()
+        self.client.send_request(format!("$SRV.PING.{function}"), request).await.is_ok()
+    }
+
+    /// Whether this very process serves the function.
+    pub async fn is_instance_serving(&self, function: &str, instance: &str, within: Duration) -> bool {
+        self.is_serving(&format!("{function}.{instance}"), within).await
+    }
+
+    /// Gives an answer to who asked.
+    pub(crate) async fn publish_answer(&self, asker: String, answer: &Answer) -> Result<()> {
+        let body = answer.body.clone();
+        let published = match answer.headers() {
+            None => self.client.publish(asker, body).await,
+            Some(headers) => self.client.publish_with_headers(asker, headers, body).await,
+        };
+        published.map_err(|error| Outage(format!("answer: {error}")).into())
     }
 
     /// Tells the relay of a domain that its outbox has something. Best effort: the relay also polls.
@@ -168,11 +204,7 @@ impl Bus {
 
     /// The `Nats-Msg-Id` of the message at a place in a stream; `None` when there is none.
     pub(crate) async fn message_id(&self, stream: &str, sequence: i64) -> Result<Option<Uuid>> {
-        let stream = self
-            .js
-            .get_stream_no_info(stream)
-            .await
-            .map_err(|error| Outage(format!("look into {stream}: {error}")))?;
+        let stream = self.stream(stream).await?;
         match stream.get_raw_message(u64::try_from(sequence).unwrap_or_default()).await {
             Ok(message) => {
                 let id = message.headers.get(header::MESSAGE_ID).map(async_nats::HeaderValue::as_str);
@@ -181,6 +213,18 @@ impl Bus {
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(Outage(format!("look at message {sequence}: {error}")).into()),
         }
+    }
+
+    /// A stream, to read single messages of.
+    pub(crate) async fn stream(&self, name: &str) -> Result<jetstream::stream::Stream<()>> {
+        let stream = self.js.get_stream_no_info(name).await;
+        stream.map_err(|error| Outage(format!("look into {name}: {error}")).into())
+    }
+
+    /// How many messages a consumer has still to settle: those that wait, and those in work.
+    pub(crate) async fn unsettled(&self, stream: &str, consumer: &str) -> Result<u64> {
+        let info: ConsumerInfo = self.call(format!("CONSUMER.INFO.{stream}.{consumer}"), json!({})).await?;
+        Ok(info.num_pending + info.num_ack_pending)
     }
 
     /// Forgets one message of a stream. For tests, and for an operator who means it.
@@ -253,6 +297,12 @@ pub(crate) struct ApiError {
     pub(crate) err_code: u64,
     #[serde(default)]
     pub(crate) description: String,
+}
+
+#[derive(Deserialize)]
+struct ConsumerInfo {
+    num_pending: u64,
+    num_ack_pending: u64,
 }
 
 #[derive(Deserialize)]

@@ -36,6 +36,8 @@ pub struct Config {
     pub log_format: Option<LogFormat>,
     /// What is logged, in the syntax of `tracing_subscriber::EnvFilter`.
     pub rust_log: Option<String>,
+    /// Names this process among those that serve the same function; random when missing.
+    pub outcry_instance: Option<String>,
     /// Hours that published outbox rows stay, so that a lost tail of the stream can be replaced.
     #[serde(default = "default_outbox_hours")]
     pub outbox_retention_hours: u32,

@@ -124,7 +124,7 @@ impl Cx {
             })
     }
 
-    fn bus(&self) -> Result<&Bus> {
+    pub(crate) fn bus(&self) -> Result<&Bus> {
         self.bus.as_ref().ok_or_else(|| anyhow::anyhow!("this invocation has no bus").into())
     }
 

@@ -160,6 +160,16 @@ impl From<Refused> for Error {
     }
 }
 
+/// Outside of invocations nobody reacts to the difference.
+impl From<Error> for anyhow::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Broken(error) => error,
+            other => anyhow::anyhow!("{other}"),
+        }
+    }
+}
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         Self::Broken(error.into())

@@ -7,6 +7,7 @@ use crate::{
     config::{Config, Env},
     cx::{Received, Resources},
     invoke::{BatchCommand, Commands, DueWork, Events, Queries, Recall, SingleCommand, Work},
+    outcome::Outcomes,
     wire::{self, Command, Message, Query},
 };
 
@@ -178,6 +179,16 @@ impl Function {
     {
         let work = Work::Query(Arc::new(Queries::<Q, _>::new(handler)));
         Self::new::<Q>(Wakes::Query, work, 64, 1)
+    }
+
+    /// Tells what became of a domain's commands, for senders who did not get the answer in time. Its name
+    /// is `<domain>-outcome`; `recall` reads the rows of a function that keeps its outcomes itself.
+    pub fn outcomes<R>(domain: &'static str, name: &'static str, recall: R) -> Self
+    where
+        R: for<'a> Handler<'a, Vec<uuid::Uuid>, Recall>,
+    {
+        let work = Work::Query(Arc::new(Outcomes { own: Arc::new(recall) }));
+        Self::from_spec(domain, name, Wakes::Query, work, 64, 1)
     }
 
     /// Reacts to events, many in one transaction, each counted once.

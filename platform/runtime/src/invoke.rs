@@ -24,10 +24,12 @@ use crate::{
     bus::Bus,
     config::Env,
     cx::{Emitted, Reading, Received, Resources, Savepoint},
+    dead_letter,
     error::{self, Refused},
     function::{Function, Handler, Hears, Spec, Wakes},
     inbox, outbox,
     outcome::{self, Claim},
+    service::Counts,
     wire::{self, Answer, Command, Envelope, Query, header},
 };
 
@@ -58,12 +60,46 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    fn header(&self, name: &str) -> Option<&str> {
+    /// A request as it arrives over core NATS: stored nowhere, so it is stamped here.
+    pub(crate) fn of_request(request: &async_nats::Message) -> Self {
+        Self {
+            headers: request.headers.clone().unwrap_or_default(),
+            body: request.payload.clone(),
+            ..Self::of_bytes(&request.subject, b"")
+        }
+    }
+
+    pub(crate) fn of_bytes(subject: &str, body: &'static [u8]) -> Self {
+        Self {
+            subject: subject.to_owned(),
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(body),
+            stamp: Timestamp::now(),
+            stream: String::new(),
+            sequence: 0,
+            delivered: 1,
+        }
+    }
+
+    /// Its trace, or a new one.
+    pub fn trace(&self) -> Trace {
+        Trace::from_headers(&self.headers)
+    }
+
+    /// The value of a header; names are case-sensitive.
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(async_nats::HeaderValue::as_str)
     }
 
     pub(crate) fn place(&self) -> String {
         format!("{}:{}", self.stream, self.sequence)
+    }
+
+    /// The id under which the outcome of this command is kept.
+    pub(crate) fn command_id(&self, function: &str) -> Uuid {
+        let Some(key) = self.header(header::IDEMPOTENCY_KEY) else { return self.id() };
+        let user = Caller::from_headers(&self.headers).map(|caller| caller.id.to_string());
+        wire::command_id(user.as_deref(), function, key)
     }
 
     /// The id under which it is counted when its body has none.
@@ -135,6 +171,7 @@ pub struct Host {
     pub(crate) pool: PgPool,
     pub(crate) bus: Option<Bus>,
     pub(crate) breaker: Breaker,
+    pub(crate) counts: Arc<Counts>,
     resources: Arc<Resources>,
 }
 
@@ -145,13 +182,21 @@ impl Host {
         for make in &function.resources {
             make(env, &mut resources)?;
         }
-        let breaker = Breaker::default();
-        Ok(Self { function, pool, bus, breaker, resources: Arc::new(resources) })
+        let (breaker, counts) = (Breaker::default(), Arc::default());
+        Ok(Self { function, pool, bus, breaker, counts, resources: Arc::new(resources) })
     }
 
     /// What is known of the function without running it.
     pub fn spec(&self) -> &Arc<Spec> {
         &self.function.spec
+    }
+
+    /// An invocation that only reads, on behalf of who asks.
+    pub(crate) fn reading(&self, request: &Delivery) -> Cx {
+        let caller = Caller::from_headers(&request.headers);
+        let mut cx = self.cx(caller, request.stamp, Trace::from_headers(&request.headers));
+        cx.reading = Reading::Yes(None);
+        cx
     }
 
     fn cx(&self, caller: Option<Caller>, now: Timestamp, trace: Trace) -> Cx {
@@ -172,6 +217,20 @@ impl Host {
 
     /// Runs messages, together where that works, and says what is to become of each, in order.
     pub async fn execute(&self, members: &[Delivery]) -> Vec<Verdict> {
+        let started = Instant::now();
+        let verdicts = self.decide(members).await;
+        self.counts.handled(members.len(), started.elapsed());
+        for verdict in &verdicts {
+            match verdict {
+                Verdict::Answered(answer) => self.counts.answered(answer),
+                Verdict::Dead(reason) => self.counts.failed(reason),
+                Verdict::Done | Verdict::Again(_) => {}
+            }
+        }
+        verdicts
+    }
+
+    async fn decide(&self, members: &[Delivery]) -> Vec<Verdict> {
         let Work::Batch(work) = &self.function.work else {
             return members.iter().map(|_| Verdict::Dead("not a function of messages".into())).collect();
         };
@@ -259,6 +318,7 @@ impl Host {
                 }
                 let _ = attempts::failed(&self.pool, function, &message, &error).await;
                 tracing::error!(function, message, attempt = count, error, "invocation broke");
+                self.counts.failed(&error);
                 if count >= attempts::MOST {
                     return self.give_up(member, error).await;
                 }
@@ -272,6 +332,36 @@ impl Host {
         Verdict::Dead(if error.is_empty() { "the process died each time".into() } else { error })
     }
 
+    /// Notes that a command was given up, for its sender to find.
+    pub(crate) async fn note_failure(&self, member: &Delivery) -> Result<()> {
+        if self.spec().wakes != (Wakes::Command { secret: false }) {
+            return Ok(());
+        }
+        let user = Caller::from_headers(&member.headers).map(|caller| caller.id.0);
+        let (id, answer) = (member.command_id(self.spec().name), Answer::broken());
+        let mut connection = self.pool.acquire().await?;
+        outcome::fail(&mut connection, self.spec(), id, user, &answer).await
+    }
+
+    /// One more attempt at a dead letter, apart from the count of attempts. A failure is told with its
+    /// reason: who asks is an operator.
+    pub(crate) async fn redrive(&self, letter: &Delivery) -> Answer {
+        let failed = |reason: String| Answer::failure(500, "INTERNAL", &reason);
+        let (Some(original), Work::Batch(work)) = (dead_letter::restore(letter), &self.function.work) else {
+            return failed("this is no dead letter".into());
+        };
+        match self.guarded(work.as_ref(), &[original], true).await.map(|mut verdicts| verdicts.pop()) {
+            Ok(Some(Verdict::Answered(answer))) => answer,
+            Ok(Some(Verdict::Done) | None) => Answer { status: 200, body: Bytes::new(), replayed: false },
+            Ok(Some(Verdict::Dead(reason))) => failed(reason),
+            Ok(Some(Verdict::Again(_))) | Err(Error::Later(_)) => {
+                failed("it is not ready, try again later".into())
+            }
+            Err(Error::Refused(refused)) => failed(format!("{}: {}", refused.code, refused.message)),
+            Err(Error::Broken(error)) => failed(format!("{error:#}")),
+        }
+    }
+
     fn away(&self, error: Error) -> Verdict {
         match error {
             Error::Broken(error) => self.outage(&error),
@@ -282,6 +372,7 @@ impl Host {
     /// Postgres or the bus is away: stop taking messages until it is back.
     fn outage(&self, error: &anyhow::Error) -> Verdict {
         self.breaker.open(self.spec().name, error);
+        self.counts.failed(&format!("{error:#}"));
         Verdict::Again(Duration::from_secs(1))
     }
 
@@ -325,10 +416,19 @@ impl Host {
     /// Does what is due; returns how much it did.
     pub async fn work(&self) -> Result<usize> {
         match &self.function.work {
-            Work::Due(due) => match AssertUnwindSafe(due.work(self)).catch_unwind().await {
-                Ok(done) => done,
-                Err(panic) => Err(Error::Broken(anyhow::anyhow!("panicked: {}", panic_text(&*panic)))),
-            },
+            Work::Due(due) => {
+                let started = Instant::now();
+                let done = match AssertUnwindSafe(due.work(self)).catch_unwind().await {
+                    Ok(done) => done,
+                    Err(panic) => Err(Error::Broken(anyhow::anyhow!("panicked: {}", panic_text(&*panic)))),
+                };
+                match &done {
+                    Ok(0) | Err(Error::Later(_)) => {}
+                    Ok(done) => self.counts.handled(*done, started.elapsed()),
+                    Err(error) => self.counts.failed(&error.to_string()),
+                }
+                done
+            }
             _ => Ok(0),
         }
     }
@@ -439,9 +539,8 @@ impl<C: Command, H: HandleCommands<C>> Commands<C, H> {
             serde_json::from_slice(&delivery.body).map_err(|error| Refused::malformed(error.to_string()))?;
         let caller = Caller::from_headers(&delivery.headers);
         let (mut id, mut fingerprint) = (delivery.id(), None);
-        if let (Some(key), false) = (delivery.header(header::IDEMPOTENCY_KEY), C::SECRET) {
-            let user = caller.map(|caller| caller.id.to_string());
-            id = wire::command_id(user.as_deref(), C::FUNCTION, key);
+        if delivery.header(header::IDEMPOTENCY_KEY).is_some() && !C::SECRET {
+            id = delivery.command_id(C::FUNCTION);
             // Of the decoded command, so that spelling and order of members do not matter.
             let canonical =
                 serde_json::to_string(&message).map_err(|error| Refused::malformed(error.to_string()))?;
@@ -752,9 +851,7 @@ where
             let query: Q = serde_json::from_slice(&request.body)
                 .map_err(|error| Refused::malformed(error.to_string()))?;
             query.check()?;
-            let caller = Caller::from_headers(&request.headers);
-            let mut cx = host.cx(caller, request.stamp, Trace::from_headers(&request.headers));
-            cx.reading = Reading::Yes(None);
+            let mut cx = host.reading(request);
             let reply = self.handler.call(&mut cx, query).await?;
             Ok(Answer::accepted(&reply)?)
         })

@@ -18,6 +18,7 @@ mod bus;
 pub mod config;
 mod cx;
 pub mod database;
+pub mod dead_letter;
 pub mod error;
 pub mod function;
 mod inbox;
@@ -29,6 +30,7 @@ pub mod provision;
 pub mod relay;
 mod runner;
 mod sender;
+pub mod service;
 mod telemetry;
 mod time;
 mod trace;
@@ -46,6 +48,7 @@ pub use self::{
     error::{Error, Kind, OnConstraint, Refusal, Refused, Result},
     function::{Function, Spec, Wakes},
     invoke::{Delivery, Host, Recall, Recalled, Verdict},
+    outcome::{CommandOutcome, CommandStatus},
     runner::serve,
     sender::{Request, Sender, Sent},
     telemetry::init as init_telemetry,

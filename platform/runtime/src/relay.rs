@@ -81,7 +81,7 @@ async fn run(
         if connections.has_changed()? {
             return Ok(());
         }
-        let rows = outbox::unpublished(connection, ROUND).await.map_err(into_anyhow)?;
+        let rows = outbox::unpublished(connection, ROUND).await?;
         let full = rows.len() == usize::try_from(ROUND)?;
         if !rows.is_empty() {
             publish(connection, bus, rows).await?;
@@ -105,11 +105,11 @@ async fn run(
 /// it no longer does. A stream loses from its end, so in the order of their places the first lost row
 /// is found by bisection.
 async fn find_lost_tail(connection: &mut PgConnection, bus: &Bus) -> anyhow::Result<u64> {
-    let Some((oldest, newest)) = outbox::stored_range(connection).await.map_err(into_anyhow)? else {
+    let Some((oldest, newest)) = outbox::stored_range(connection).await? else {
         return Ok(0);
     };
     // What the stream let go of at its beginning was not lost: it had its time.
-    let kept_from = bus.first_sequence(wire::EVENTS).await.map_err(into_anyhow)?;
+    let kept_from = bus.first_sequence(wire::EVENTS).await?;
     // Nearly always the last row is there, and that is all there is to ask.
     if first_intact(connection, bus, kept_from, newest).await?.is_some() {
         return Ok(0);
@@ -123,7 +123,7 @@ async fn find_lost_tail(connection: &mut PgConnection, bus: &Bus) -> anyhow::Res
             None => to = middle,
         }
     }
-    outbox::unmark(connection, from).await.map_err(into_anyhow)
+    Ok(outbox::unmark(connection, from).await?)
 }
 
 /// The place of the first published row from this place on, if the stream still holds its last event.
@@ -133,13 +133,13 @@ async fn first_intact(
     kept_from: i64,
     place: i64,
 ) -> anyhow::Result<Option<i64>> {
-    let Some(row) = outbox::stored_from(connection, place).await.map_err(into_anyhow)? else {
+    let Some(row) = outbox::stored_from(connection, place).await? else {
         return Ok(None);
     };
     if row.last_seq < kept_from {
         return Ok(Some(row.last_seq));
     }
-    let held = bus.message_id(wire::EVENTS, row.last_seq).await.map_err(into_anyhow)?;
+    let held = bus.message_id(wire::EVENTS, row.last_seq).await?;
     let noted = row.last_event.and_then(|id| id.parse().ok());
     Ok((held.is_some() && held == noted).then_some(row.last_seq))
 }
@@ -175,7 +175,7 @@ async fn publish(connection: &mut PgConnection, bus: &Bus, rows: Vec<Row>) -> an
     let stored = failure.as_ref().map_or(rows.len(), |(index, _)| *index);
     let ids: Vec<i64> = rows.iter().take(stored).map(|row| row.id).collect();
     let (firsts, lasts): (Vec<i64>, Vec<i64>) = places.into_iter().take(stored).unzip();
-    outbox::mark_published(connection, &ids, &firsts, &lasts).await.map_err(into_anyhow)?;
+    outbox::mark_published(connection, &ids, &firsts, &lasts).await?;
     match failure {
         Some((_, error)) => Err(error).context("publish events"),
         None => Ok(()),
@@ -211,11 +211,4 @@ fn message(event: &Outgoing) -> PublishMessage {
         .payload(event.body.get().to_owned().into())
         .headers(headers)
         .expected_stream(wire::EVENTS)
-}
-
-fn into_anyhow(error: crate::Error) -> anyhow::Error {
-    match error {
-        crate::Error::Broken(error) => error,
-        other => anyhow::anyhow!("{other}"),
-    }
 }

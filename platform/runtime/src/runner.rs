@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use async_nats::{
     HeaderMap, Message, Subscriber,
-    jetstream::{self, AckKind, message::PublishMessage},
-    service::ServiceExt,
+    jetstream::{self, AckKind},
 };
 use futures_util::StreamExt;
 use serde_json::json;
@@ -19,9 +18,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Error, Timestamp, Trace,
     bus::Bus,
+    dead_letter,
     error::{Outage, is_outage},
     function::Wakes,
     invoke::{Delivery, Host, Verdict},
+    service::Service,
     wire::{self, Answer, header},
 };
 
@@ -41,37 +42,31 @@ const DUE_WAIT: Duration = Duration::from_millis(25);
 /// Serves a function until told to stop; returns when what was in flight is finished.
 pub async fn serve(host: Host, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
     let host = Arc::new(host);
-    let spec = Arc::clone(host.spec());
-    // Every function is a micro service under its one word, so that `nats service` finds it.
-    let service = bus
-        .client
-        .service_builder()
-        .description(format!("{} of {}", spec.name, spec.domain))
-        .queue_group(spec.name)
-        .start(spec.name, env!("CARGO_PKG_VERSION"))
-        .await
-        .map_err(|error| anyhow::anyhow!("start service {}: {error}", spec.name))?;
-    match &spec.wakes {
-        Wakes::Command { .. } | Wakes::Events(_) => pull(host, &bus, &stop).await?,
-        Wakes::Due(events) => due(host, &bus, events, &stop).await?,
-        Wakes::Query => {
-            let endpoint = service
-                .endpoint_builder()
-                .name(spec.name)
-                .queue_group(spec.name)
-                .add(wire::query_subject(spec.domain, spec.name))
-                .await
-                .map_err(|error| anyhow::anyhow!("serve {}: {error}", spec.name))?;
-            queries(host, endpoint, &stop).await;
-        }
+    match &host.spec().wakes {
+        Wakes::Command { .. } | Wakes::Events(_) => pull(Arc::clone(&host), &bus, &stop).await,
+        Wakes::Due(events) => due(Arc::clone(&host), &bus, events, &stop).await,
+        Wakes::Query => queries(Arc::clone(&host), &bus, &stop).await,
     }
-    service.stop().await.map_err(|error| anyhow::anyhow!("stop {}: {error}", spec.name))
+}
+
+/// Every function is a micro service under its one word, so that `nats service` finds it.
+fn service(host: &Host) -> Service {
+    let spec = host.spec();
+    let wakes = match &spec.wakes {
+        Wakes::Command { .. } => "command".to_owned(),
+        Wakes::Query => "query".to_owned(),
+        Wakes::Events(names) => names.join(" "),
+        Wakes::Due(_) => "due work".to_owned(),
+    };
+    let metadata = json!({ "domain": spec.domain, "wakes": wakes, "emits": spec.emits.join(" ") });
+    Service::new(spec.name, format!("{} of {}", spec.name, spec.domain), metadata)
 }
 
 async fn pull(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::Result<()> {
     let spec = Arc::clone(host.spec());
     let (stream, _) = spec.consumer().context("not a function of messages")?;
     let mut puller = Puller::start(bus, stream, spec.name).await?;
+    let running = pulled(&host, stream).start(bus).await?;
     let lanes = Arc::new(Semaphore::new(spec.lanes));
     let tasks = TaskTracker::new();
     loop {
@@ -101,7 +96,23 @@ async fn pull(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::R
     puller.give_back(&host).await;
     tasks.close();
     tasks.wait().await;
+    running.stop().await;
     Ok(())
+}
+
+/// A function that pulls, with its way to try a dead letter again: never for secrets, which leave none.
+fn pulled(host: &Arc<Host>, stream: &str) -> Service {
+    let spec = host.spec();
+    let subjects = spec.consumer().map(|(_, subjects)| subjects.join(" ")).unwrap_or_default();
+    let service = service(host).counted(spec.name, subjects, Arc::clone(&host.counts));
+    if stream == wire::CREDENTIALS {
+        return service;
+    }
+    let again = Arc::clone(host);
+    service.answering("redrive", format!("redrive.{}", spec.name), 1, move |letter| {
+        let host = Arc::clone(&again);
+        Box::pin(async move { host.redrive(&letter).await })
+    })
 }
 
 /// Deals messages to permits: all to one, or one to each.
@@ -197,7 +208,7 @@ async fn carry_out(
             AckKind::Ack
         }
         Verdict::Again(delay) => AckKind::Nak(Some(delay)),
-        Verdict::Dead(reason) => match dead_letter(host, bus, delivery, &reason).await {
+        Verdict::Dead(reason) => match give_up(host, bus, delivery, &reason).await {
             Ok(()) => {
                 reply(host, bus, headers, &Answer::broken()).await?;
                 AckKind::Term
@@ -211,6 +222,14 @@ async fn carry_out(
     message.ack_with(kind).await.map_err(|error| anyhow::anyhow!("acknowledge: {error}"))
 }
 
+/// Keeps a message that nothing could be done with. Its sender finds out that it failed.
+async fn give_up(host: &Host, bus: &Bus, delivery: &Delivery, reason: &str) -> anyhow::Result<()> {
+    let function = host.spec().name;
+    tracing::error!(function, message = delivery.place(), subject = delivery.subject, reason, "dead letter");
+    dead_letter::keep(bus, function, delivery, reason).await?;
+    Ok(host.note_failure(delivery).await?)
+}
+
 /// Answers the sender, on a subject of its own function's only.
 async fn reply(host: &Host, bus: &Bus, headers: &HeaderMap, answer: &Answer) -> anyhow::Result<()> {
     let Some(subject) = headers.get(header::REPLY_TO) else { return Ok(()) };
@@ -218,29 +237,7 @@ async fn reply(host: &Host, bus: &Bus, headers: &HeaderMap, answer: &Answer) -> 
     if !subject.as_str().starts_with(&own) || subject.as_str().contains(['*', '>', ' ']) {
         return Ok(());
     }
-    let subject = subject.as_str().to_owned();
-    match answer.headers() {
-        None => bus.client.publish(subject, answer.body.clone()).await?,
-        Some(headers) => bus.client.publish_with_headers(subject, headers, answer.body.clone()).await?,
-    }
-    Ok(())
-}
-
-/// Keeps a message that was given up, with the reason.
-async fn dead_letter(host: &Host, bus: &Bus, delivery: &Delivery, reason: &str) -> anyhow::Result<()> {
-    let function = host.spec().name;
-    tracing::error!(function, message = delivery.place(), subject = delivery.subject, reason, "dead letter");
-    let mut headers = delivery.headers.clone();
-    // Once for each message and function, however often this is tried.
-    headers.insert(header::MESSAGE_ID, format!("{}:{function}", delivery.place()));
-    headers.insert("x-dead-reason", reason.replace(['\r', '\n'], " "));
-    headers.insert("x-dead-subject", delivery.subject.as_str());
-    headers.insert("x-dead-message", delivery.place());
-    headers.insert("x-dead-deliveries", delivery.delivered.to_string());
-    headers.insert("x-dead-since", delivery.stamp.to_string());
-    let letter = PublishMessage::build().payload(delivery.body.clone()).headers(headers);
-    bus.js.send_publish(format!("dlq.{function}"), letter).await?.await?;
-    Ok(())
+    Ok(bus.publish_answer(subject.as_str().to_owned(), answer).await?)
 }
 
 /// Pulls messages of a durable consumer. Asks for messages only when there is a lane for them, so
@@ -315,41 +312,15 @@ impl Puller {
     }
 }
 
-async fn queries(
-    host: Arc<Host>,
-    mut endpoint: async_nats::service::endpoint::Endpoint,
-    stop: &CancellationToken,
-) {
-    let lanes = Arc::new(Semaphore::new(host.spec().lanes));
-    let tasks = TaskTracker::new();
-    loop {
-        let request = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            request = endpoint.next() => match request {
-                Some(request) => request,
-                None => break,
-            },
-        };
-        let Ok(permit) = Arc::clone(&lanes).try_acquire_owned() else {
-            // Saying so at once beats a queue that ends in a timeout.
-            let _ = respond(&request, Answer::unavailable()).await;
-            continue;
-        };
+async fn queries(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::Result<()> {
+    let spec = Arc::clone(host.spec());
+    let subject = wire::query_subject(spec.domain, spec.name);
+    let service = service(&host).answering(spec.name, subject, spec.lanes, move |request| {
         let host = Arc::clone(&host);
-        tasks.spawn(async move {
+        Box::pin(async move {
             let started = Instant::now();
-            let delivery = Delivery {
-                subject: request.message.subject.to_string(),
-                headers: request.message.headers.clone().unwrap_or_default(),
-                body: request.message.payload.clone(),
-                stamp: Timestamp::now(),
-                stream: String::new(),
-                sequence: 0,
-                delivered: 1,
-            };
-            let answer = host.answer(&delivery).await;
-            let trace = Trace::from_headers(&delivery.headers);
+            let answer = host.answer(&request).await;
+            let trace = Trace::from_headers(&request.headers);
             tracing::debug!(
                 function = host.spec().name,
                 status = answer.status,
@@ -358,18 +329,12 @@ async fn queries(
                 correlation_id = trace.correlation_id,
                 "answered"
             );
-            let _ = respond(&request, answer).await;
-            drop(permit);
-        });
-    }
-    let _ = endpoint.stop().await;
-    tasks.close();
-    tasks.wait().await;
-}
-
-async fn respond(request: &async_nats::service::Request, answer: Answer) -> anyhow::Result<()> {
-    let headers = answer.headers().unwrap_or_default();
-    request.respond_with_headers(Ok(answer.body), headers).await?;
+            answer
+        })
+    });
+    let running = service.start(bus).await?;
+    stop.cancelled().await;
+    running.stop().await;
     Ok(())
 }
 
@@ -379,6 +344,8 @@ async fn due(host: Arc<Host>, bus: &Bus, events: &[&str], stop: &CancellationTok
         pokes.push(bus.client.subscribe(format!("live.{event}.*")).await?);
     }
     let mut pokes = futures_util::stream::select_all(pokes);
+    let counts = Arc::clone(&host.counts);
+    let running = service(&host).counted(host.spec().name, "clock".into(), counts).start(bus).await?;
     while !stop.is_cancelled() {
         let turned = async {
             host.breaker.closed(host.spec().name, &host.pool).await;
@@ -413,6 +380,7 @@ async fn due(host: Arc<Host>, bus: &Bus, events: &[&str], stop: &CancellationTok
             Some(_) = pokes.next() => {}
         }
     }
+    running.stop().await;
     Ok(())
 }
 

@@ -108,9 +108,19 @@ pub fn command_subject<C: Command>(command: &C) -> String {
     }
 }
 
+/// Where people with the `nats` CLI send a command, with a token: the edge puts it into its stream.
+pub fn service_subject<C: Command>() -> String {
+    format!("svc.{}.{}", C::DOMAIN, C::FUNCTION)
+}
+
 /// The subject of a query.
 pub fn query_subject(domain: &str, function: &str) -> String {
     format!("qry.{domain}.{function}")
+}
+
+/// The function that tells what became of a domain's commands.
+pub(crate) fn outcome_function(domain: &str) -> String {
+    format!("{domain}-outcome")
 }
 
 /// Tells the relay of a domain that its outbox has something.
@@ -160,8 +170,8 @@ pub struct Answer {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ErrorBody<E> {
-    error: E,
+pub(crate) struct ErrorBody<E> {
+    pub(crate) error: E,
 }
 
 impl Answer {
@@ -186,7 +196,7 @@ impl Answer {
         Self::failure(503, "UNAVAILABLE", "the service is busy, try again shortly")
     }
 
-    fn failure(status: u16, code: &'static str, message: &str) -> Self {
+    pub(crate) fn failure(status: u16, code: &'static str, message: &str) -> Self {
         let mut refused = Refused::new(crate::Kind::Invalid, code, message);
         refused.status = status;
         Self::refused(&refused)
@@ -265,7 +275,7 @@ pub struct Outgoing {
 }
 
 /// The id under which the outcome of a command with an `Idempotency-Key` is kept.
-pub(crate) fn command_id(user: Option<&str>, function: &str, key: &str) -> Uuid {
+pub fn command_id(user: Option<&str>, function: &str, key: &str) -> Uuid {
     derived_id(&["key", user.unwrap_or_default(), function, key])
 }
 

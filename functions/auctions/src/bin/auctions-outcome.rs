@@ -1,0 +1,5 @@
+//! The `auctions-outcome` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(auctions::auctions_outcome::function())
+}
