@@ -548,3 +548,54 @@ fn a_killed_nats_server_and_a_killed_postgres_come_back_and_nothing_is_lost() {
         platform.stop().await;
     });
 }
+
+/// `place-bid` is away for ten seconds while bids keep coming.
+#[test]
+fn answers_that_come_too_late_are_found_by_those_who_asked() {
+    story(async {
+        let (platform, _data) = start(vec!["place-bid".into()]).await;
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let item = ann.offer(120.0, json!({ "start_price": "1.00" })).await;
+        let (bob, cid) = (Visitor::new(&platform.url, "bob").await, Visitor::new(&platform.url, "cid").await);
+        let bids = bids_of(&item);
+
+        let send = async |number: u64| {
+            // Over four seconds, so that all are told before the function is back.
+            tokio::time::sleep(Duration::from_millis(number * 66)).await;
+            let who = if number.is_multiple_of(2) { &bob } else { &cid };
+            (who, who.post(&bids, json!({ "amount": number % 20 + 1 })).await)
+        };
+        let started = std::time::Instant::now();
+        let late = futures_util::future::join_all((0..60).map(send)).await;
+
+        let (first, told) = &late[0];
+        assert_eq!((told.status, &told.body["status"]), (202, &json!("pending")));
+        let location = told.headers["location"].to_str().unwrap().to_owned();
+        let pending = first.get(&location).await;
+        assert_eq!((pending.status, &pending.body["status"]), (200, &json!("pending")));
+        assert_eq!(pending.body["id"], told.body["command_id"]);
+        assert_eq!(cid.get(&location).await.status, 404, "somebody else's");
+        assert_eq!(Visitor::of(&platform.url).get(&location).await.status, 401);
+        assert_eq!(first.get(&format!("{location}x")).await.status, 404, "not a name that was given");
+
+        tokio::time::sleep_until((started + Duration::from_secs(10)).into()).await;
+        let _place_bid = Alone::run("place-bid", &platform.env);
+        let mut accepted = 0;
+        for (who, told) in &late {
+            assert_eq!(told.status, 202, "{}", told.body);
+            let location = told.headers["location"].to_str().unwrap();
+            let outcome = who.get_until(location, |outcome| outcome["status"] != "pending").await;
+            match outcome["status"].as_str() {
+                Some("succeeded") => {
+                    accepted += 1;
+                    assert_eq!(outcome["result"]["bidder_id"], json!(who.id));
+                }
+                Some("refused") => assert_eq!(outcome["error"]["code"], "BID_TOO_LOW"),
+                _ => panic!("{outcome}"),
+            }
+        }
+        assert_eq!(bob.get(&path_of(&item)).await.body["bid_count"], json!(accepted));
+        assert!(accepted > 1, "{accepted}");
+        platform.stop().await;
+    });
+}

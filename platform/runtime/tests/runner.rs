@@ -533,9 +533,7 @@ async fn stopping_finishes_what_is_in_flight() {
     let (answer, ()) = tokio::join!(stage.send("slow", None), stopping);
 
     assert!(answer.is_accepted());
-    for serving in stage.serving.drain(..) {
-        serving.await.unwrap().unwrap();
-    }
+    stage.pause().await;
     assert_eq!(stage.stored().await, 0);
 }
 
