@@ -44,6 +44,8 @@ pub(crate) struct Line {
 }
 
 type Exchange = fn(Arc<App>, How, Request) -> Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+type Serve = fn(Arc<App>, How, Delivery) -> Answering;
+type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// A command's endpoint on NATS, for people with the CLI: takes a token and a key in headers, as HTTP does.
 #[derive(Clone)]
@@ -51,15 +53,11 @@ pub(crate) struct Served {
     pub(crate) function: &'static str,
     pub(crate) subject: String,
     how: How,
-    serve: fn(Arc<App>, How, Delivery) -> Pin<Box<dyn Future<Output = Answer> + Send>>,
+    serve: Serve,
 }
 
 impl Served {
-    pub(crate) fn answer(
-        &self,
-        app: Arc<App>,
-        request: Delivery,
-    ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+    pub(crate) fn answer(&self, app: Arc<App>, request: Delivery) -> Answering {
         (self.serve)(app, self.how, request)
     }
 }

@@ -2,24 +2,31 @@
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use local::Durability;
-use platform::{Bus, Config, Env, Function, Host, database, relay};
+use platform::{
+    Bus, Config, Env, Function, Host,
+    config::{DATA, RUNNING},
+    database, relay,
+};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::services::{self, Services};
+use crate::{
+    control,
+    parts::Parts,
+    services::{self, Services},
+};
 
 /// How long the functions may take to answer for the first time.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// How long a part that failed waits before it is started again.
-const AGAIN: Duration = Duration::from_secs(1);
-/// The domains that say something, each with a relay.
-const RELAYED: [&str; 2] = [identity::DOMAIN, auctions::DOMAIN];
-
+/// Below the data folder: how the `nats` CLI reaches this platform, `nats --context .outcry/nats-context.json`.
+pub const NATS_CONTEXT: &str = "nats-context.json";
 /// What kind of platform to start.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -33,6 +40,23 @@ pub struct Options {
     pub throwaway: bool,
     /// Functions that are left to other processes.
     pub without: Vec<String>,
+    /// Services, tables and streams alone: everything else is left to other processes.
+    pub bare: bool,
+}
+
+/// The domains that say something: each has a relay, `<domain>-relay`.
+pub fn relayed() -> Vec<&'static str> {
+    let functions = crate::functions();
+    let says = |domain: &str| {
+        functions.iter().any(|function| function.spec().domain == domain && !function.spec().emits.is_empty())
+    };
+    let domains = crate::databases().into_iter().map(|database| database.domain);
+    domains.filter(|domain| says(domain)).collect()
+}
+
+/// The folder that `OUTCRY_DATA` names, or the usual one.
+pub fn data_folder(env: &Env) -> PathBuf {
+    PathBuf::from(env.get("OUTCRY_DATA").unwrap_or(DATA))
 }
 
 /// A running platform.
@@ -42,9 +66,11 @@ pub struct Platform {
     /// With the addresses of its services.
     pub env: Env,
     services: Services,
+    parts: Arc<Parts>,
     tasks: TaskTracker,
     stop: CancellationToken,
     bus: Bus,
+    data: PathBuf,
 }
 
 /// Starts a platform; each step is told to `say`.
@@ -57,7 +83,8 @@ pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Res
         )
     })?;
     let url = format!("http://localhost:{}", listener.local_addr()?.port());
-    let services = find_services(&mut env, &options, say).await?;
+    let (services, data) = find_services(&mut env, &options, say).await?;
+    env.set("OUTCRY_URL", url.clone());
     let config: Config = env.read()?;
 
     let started = Instant::now();
@@ -74,12 +101,16 @@ pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Res
     let applied = definitions.apply(&bus).await?;
     say(&format!("streams and consumers applied: {} and {}", applied.streams, applied.consumers));
 
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    let platform = Platform { url, env, services, tasks, stop, bus };
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let parts = Arc::new(Parts::new(bus.clone(), env.clone(), &data, stop.clone()));
+    let platform = Platform { url, env, services, parts, tasks, stop, bus, data };
     platform.services.watch(&platform.stop);
-    platform.spawn_functions(&config, &options)?;
     platform.spawn_maintain(&config, definitions);
+    platform.let_others_join()?;
+    if options.bare {
+        return Ok(platform);
+    }
+    platform.spawn_functions(&config, &options)?;
     // The edge last: what it asks of the functions at its start must find them.
     platform.ready(&options, say).await?;
     let served = edge::serve(platform.env.clone(), platform.bus.clone(), listener, platform.stop.clone());
@@ -93,8 +124,12 @@ pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Res
     Ok(platform)
 }
 
-/// Takes the services that the environment names, and starts the others.
-async fn find_services(env: &mut Env, options: &Options, say: fn(&str)) -> anyhow::Result<Services> {
+/// Takes the services that the environment names, and starts the others. Returns the data folder as well.
+async fn find_services(
+    env: &mut Env,
+    options: &Options,
+    say: fn(&str),
+) -> anyhow::Result<(Services, PathBuf)> {
     let needs_data = env.get("NATS_URL").is_none() || env.get("DATABASE_URL").is_none();
     let options = options.clone();
     let given = (env.get("NATS_URL").map(str::to_owned), env.get("DATABASE_URL").map(str::to_owned));
@@ -128,10 +163,27 @@ async fn find_services(env: &mut Env, options: &Options, say: fn(&str)) -> anyho
     if env.get("JWT_KEY_FILE").is_none() {
         env.set("JWT_KEY_FILE", data.join("jwt-key.pem").display().to_string());
     }
-    Ok(services)
+    Ok((services, data))
 }
 
 impl Platform {
+    /// Notes in the data folder where everything is, for functions that are started alone, the command line
+    /// and the `nats` CLI.
+    fn let_others_join(&self) -> anyhow::Result<()> {
+        let names = ["NATS_URL", "DATABASE_URL", "JWT_KEY_FILE", "OUTCRY_URL"];
+        let known: Vec<(&str, &str)> =
+            names.into_iter().filter_map(|name| Some((name, self.env.get(name)?))).collect();
+        Env::note(&self.data.join(RUNNING), &known)?;
+        let context = json!({
+            "description": "the Outcry platform that runs on this folder",
+            "url": self.env.get("NATS_URL"),
+        });
+        let path = self.data.join(NATS_CONTEXT);
+        std::fs::write(&path, format!("{context:#}\n"))
+            .with_context(|| format!("write {}", path.display()))?;
+        control::serve(&self.data, Arc::clone(&self.parts), self.stop.clone())
+    }
+
     fn spawn_functions(&self, config: &Config, options: &Options) -> anyhow::Result<()> {
         let mut pools = std::collections::HashMap::new();
         for database in crate::databases() {
@@ -143,45 +195,31 @@ impl Platform {
             let function = function.tuned(config);
             let (name, domain) = (function.spec().name, function.spec().domain);
             let pool = pools.get(domain).with_context(|| format!("{name} has no database"))?.clone();
-            let (env, bus, stop) = (self.env.clone(), self.bus.clone(), self.stop.clone());
-            self.supervise(name, move || {
+            let (env, bus) = (self.env.clone(), self.bus.clone());
+            self.parts.spawn(name, move |stop| {
                 let host = Host::new(function.clone(), pool.clone(), Some(bus.clone()), &env);
-                let (bus, stop) = (bus.clone(), stop.clone());
+                let bus = bus.clone();
                 async move { platform::serve(host?, bus, stop).await }
             });
         }
-        for domain in RELAYED {
+        for domain in relayed() {
             let pool = pools.get(domain).with_context(|| format!("{domain} has no database"))?.clone();
-            let (bus, stop) = (self.bus.clone(), self.stop.clone());
-            self.supervise(domain, move || relay::serve(domain, pool.clone(), bus.clone(), stop.clone()));
+            let bus = self.bus.clone();
+            self.parts.spawn(format!("{domain}-relay"), move |stop| {
+                relay::serve(domain, pool.clone(), bus.clone(), stop)
+            });
         }
         Ok(())
     }
 
     fn spawn_maintain(&self, config: &Config, definitions: platform::provision::Definitions) {
-        let (env, config, bus, stop) =
-            (self.env.clone(), config.clone(), self.bus.clone(), self.stop.clone());
-        self.tasks.spawn(async move {
-            platform::maintain::serve(&env, &config, &bus, &crate::databases(), &definitions, stop).await;
-        });
-    }
-
-    /// Runs a part until the platform stops; one that fails or panics is started again.
-    fn supervise<F>(&self, name: &'static str, start: impl Fn() -> F + Send + 'static)
-    where
-        F: Future<Output = anyhow::Result<()>> + Send + 'static,
-    {
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            while !stop.is_cancelled() {
-                let error = match tokio::spawn(start()).await {
-                    Ok(Ok(())) if stop.is_cancelled() => return,
-                    Ok(Ok(())) => "it ended".to_owned(),
-                    Ok(Err(error)) => format!("{error:#}"),
-                    Err(error) => error.to_string(),
-                };
-                tracing::error!(part = name, error, "stopped, starting it again");
-                tokio::time::sleep(AGAIN).await;
+        let (env, config, bus) = (self.env.clone(), config.clone(), self.bus.clone());
+        let definitions = Arc::new(definitions);
+        self.parts.spawn("maintain", move |stop| {
+            let (env, config, bus) = (env.clone(), config.clone(), bus.clone());
+            let definitions = Arc::clone(&definitions);
+            async move {
+                platform::maintain::serve(&env, &config, &bus, &crate::databases(), &definitions, stop).await
             }
         });
     }
@@ -222,6 +260,10 @@ impl Platform {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.parts.ended().await;
+        for note in [RUNNING, NATS_CONTEXT] {
+            let _ = std::fs::remove_file(self.data.join(note));
+        }
         self.bus.close().await;
         // Servers are stopped by blocking calls.
         let stopped = tokio::task::spawn_blocking(move || self.services.stop()).await;

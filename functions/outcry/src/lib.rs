@@ -3,8 +3,10 @@
 //! Everything here is put together from the domains' menus: the same functions that run alone from
 //! their own binaries run here side by side.
 
+pub mod control;
 pub mod demo;
 pub mod launch;
+mod parts;
 mod services;
 
 use include_dir::{Dir, include_dir};

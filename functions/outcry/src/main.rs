@@ -1,14 +1,18 @@
 //! `outcry`: the whole platform in one process, and the command line.
 
+mod command_line;
+
 use std::{io::Write, path::PathBuf, process::ExitCode, time::Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use outcry::{
     demo::{self, Size},
     launch::{self, Options},
 };
-use platform::{Bus, Config, Env, Host, Wakes, database};
+use platform::{Config, Env, Wakes, database};
+
+use crate::command_line::{call, dlq, join, run, say};
 
 /// An auction marketplace built as small functions on NATS JetStream.
 #[derive(Parser)]
@@ -25,6 +29,8 @@ struct Arguments {
 enum Command {
     /// Run the whole platform; the same as no command.
     Up,
+    /// Run the services alone, with tables and streams made: for functions that are run one by one.
+    Infra,
     /// Hold an auction that prints what happens and checks the result.
     Demo {
         /// A running platform; without it one is started for the show and forgotten afterwards.
@@ -42,14 +48,41 @@ enum Command {
     },
     /// List every function: what wakes it and what it says.
     Functions,
-    /// Run one function against the services named by NATS_URL and DATABASE_URL.
+    /// Run one function, a relay (`auctions-relay`) or `maintain` in this process. It joins the platform that runs
+    /// here, or the services named by NATS_URL and DATABASE_URL.
     Run {
         /// Its name, as `functions` lists it.
         function: String,
     },
-    /// Make databases, roles and tables as far as they are missing. Needs DATABASE_URL.
+    /// Call a function by hand.
+    Call {
+        /// Its name, as `functions` lists it.
+        function: String,
+        /// What to say, as JSON with the members of the HTTP contract, those of the path too.
+        #[arg(default_value = "{}")]
+        body: String,
+        /// On behalf of the user with this e-mail.
+        #[arg(long = "as", value_name = "EMAIL")]
+        caller: Option<String>,
+        /// The Idempotency-Key of a command.
+        #[arg(long)]
+        key: Option<String>,
+    },
+    /// Look at what functions gave up, have it tried again, or forget it.
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
+    /// Replace a function of the platform that runs here by its release binary, without a gap.
+    Deploy {
+        /// Its name, as `functions` lists it.
+        function: String,
+        /// Its binary; the one beside this program when missing.
+        program: Option<PathBuf>,
+    },
+    /// List the parts of the platform that runs here, and their processes.
+    Ps,
+    /// Make databases, roles and tables as far as they are missing.
     Migrate,
-    /// Make streams and consumers as the files under `nats/` describe them. Needs NATS_URL.
+    /// Make streams and consumers as the files under `nats/` describe them.
     Provision,
 }
 
@@ -68,31 +101,30 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let env = Env::load()?;
-    let config: Config = env.read()?;
     match arguments.command {
-        None | Some(Command::Up) => {
-            platform::init_telemetry(&config);
-            up(env, arguments.fresh).await
-        }
+        None | Some(Command::Up) => up(arguments.fresh, false).await,
+        Some(Command::Infra) => up(arguments.fresh, true).await,
         Some(Command::Demo { url, bidders, items, seconds }) => {
-            hold_demo(env, &config, url, Size { bidders, items, seconds }).await
+            hold_demo(url, Size { bidders, items, seconds }).await
         }
         Some(Command::Functions) => {
             list_functions();
             Ok(())
         }
-        Some(Command::Run { function }) => {
-            platform::init_telemetry(&config);
-            run_function(&function, &env, &config).await
+        Some(Command::Run { function }) => run::run(&function).await,
+        Some(Command::Call { function, body, caller, key }) => {
+            call::call(&function, &body, caller.as_deref(), key).await
         }
+        Some(Command::Dlq(what)) => dlq::run(what).await,
+        Some(Command::Deploy { function, program }) => run::deploy(&function, program).await,
+        Some(Command::Ps) => run::ps().await,
         Some(Command::Migrate) => {
-            database::migrate(&env, &outcry::databases()).await?;
+            database::migrate(&Env::load_joined()?, &outcry::databases()).await?;
             say("databases migrated");
             Ok(())
         }
         Some(Command::Provision) => {
-            let bus = Bus::connect(&config, "outcry").await?;
+            let (_, bus) = join().await?;
             let applied = outcry::definitions()?.apply(&bus).await?;
             say(&format!("applied {} streams and {} consumers", applied.streams, applied.consumers));
             Ok(())
@@ -100,31 +132,30 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-async fn up(env: Env, fresh: bool) -> anyhow::Result<()> {
+async fn up(fresh: bool, bare: bool) -> anyhow::Result<()> {
     let started = Instant::now();
+    let env = Env::load()?;
+    platform::init_telemetry(&env.read()?);
     // From the first moment, so that a signal during the start also ends in order.
     let signal = platform::stop_on_signal();
     let options = Options {
-        data: data_folder(&env),
+        data: launch::data_folder(&env),
         listen: format!("0.0.0.0:{}", env.read::<edge::Settings>()?.port),
         fresh,
         throwaway: false,
         without: Vec::new(),
+        bare,
     };
     let platform = tokio::select! {
         platform = launch::start(env, options, step) => platform?,
         () = signal.cancelled() => return Ok(()),
     };
-    let url = &platform.url;
-    say(&format!("\nOutcry is ready on {url} after {:.1?}. Stop it with Ctrl-C.\n", started.elapsed()));
-    say(&format!("  health   {url}/readyz"));
-    say("  menu     cargo run --release -- functions");
-    say(&format!("  a show   cargo run --release -- demo --url {url}"));
-    say("\nTry:\n");
-    say(&format!(
-        "  curl -X POST {url}/api/v1/auth/register -H 'Content-Type: application/json' \\\n    \
-         -d '{{\"username\":\"john\",\"email\":\"john@test.com\",\"password\":\"secret123\"}}'\n"
-    ));
+    if bare {
+        say(&format!("\nThe services are ready after {:.1?}. Stop them with Ctrl-C.\n", started.elapsed()));
+        say("  a function   cargo run --release -- run place-bid");
+    } else {
+        greet(&platform.url, started);
+    }
     tokio::select! {
         () = signal.cancelled() => {}
         () = platform.stopping().cancelled() => {}
@@ -134,11 +165,24 @@ async fn up(env: Env, fresh: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn hold_demo(env: Env, config: &Config, url: Option<String>, size: Size) -> anyhow::Result<()> {
+fn greet(url: &str, started: Instant) {
+    say(&format!("\nOutcry is ready on {url} after {:.1?}. Stop it with Ctrl-C.\n", started.elapsed()));
+    say(&format!("  health   {url}/readyz"));
+    say("  menu     cargo run --release -- functions");
+    say(&format!("  a show   cargo run --release -- demo --url {url}"));
+    say("\nTry:\n");
+    say(&format!(
+        "  curl -X POST {url}/api/v1/auth/register -H 'Content-Type: application/json' \\\n    \
+         -d '{{\"username\":\"john\",\"email\":\"john@test.com\",\"password\":\"secret123\"}}'\n"
+    ));
+}
+
+async fn hold_demo(url: Option<String>, size: Size) -> anyhow::Result<()> {
     if let Some(url) = url {
         return report(demo::run(&url, size, &show()).await?);
     }
-    let mut quiet = config.clone();
+    let env = Env::load()?;
+    let mut quiet: Config = env.read()?;
     quiet.rust_log.get_or_insert_with(|| "warn".into());
     platform::init_telemetry(&quiet);
     let data = local::temp_dir()?;
@@ -148,6 +192,7 @@ async fn hold_demo(env: Env, config: &Config, url: Option<String>, size: Size) -
         fresh: false,
         throwaway: true,
         without: Vec::new(),
+        bare: false,
     };
     let platform = launch::start(env, options, step).await?;
     let held = demo::run(&platform.url, size, &show()).await;
@@ -194,30 +239,7 @@ fn list_functions() {
     }
 }
 
-async fn run_function(name: &str, env: &Env, config: &Config) -> anyhow::Result<()> {
-    let Some(function) = outcry::functions().into_iter().find(|function| function.spec().name == name) else {
-        bail!("there is no function {name}; `outcry functions` lists them");
-    };
-    let stop = platform::stop_on_signal();
-    let bus = Bus::connect(config, function.spec().name).await?;
-    let connection = database::options(env, function.spec().domain)?;
-    let pool = database::pool(config, connection, function.spec().name);
-    let host = Host::new(function.tuned(config), pool, Some(bus.clone()), env)?;
-    platform::serve(host, bus.clone(), stop).await?;
-    bus.close().await;
-    Ok(())
-}
-
-fn data_folder(env: &Env) -> PathBuf {
-    PathBuf::from(env.get("OUTCRY_DATA").unwrap_or(".outcry"))
-}
-
 /// A step of the start.
 fn step(line: &str) {
     say(&format!("  {line}"));
-}
-
-/// For people, so on standard output; log lines go to standard error.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }

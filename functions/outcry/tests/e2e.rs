@@ -10,6 +10,7 @@ use std::{
 };
 
 use outcry::{
+    control::{self, Ask},
     demo::{self, Size},
     launch::{self, Options, Platform},
 };
@@ -45,8 +46,14 @@ async fn start_in(data: &std::path::Path, without: Vec<String>, throwaway: bool)
     let mut config: platform::Config = env.read().unwrap();
     config.rust_log.get_or_insert_with(|| "off".into());
     platform::init_telemetry(&config);
-    let options =
-        Options { data: data.to_owned(), listen: "127.0.0.1:0".into(), fresh: false, throwaway, without };
+    let options = Options {
+        data: data.to_owned(),
+        listen: "127.0.0.1:0".into(),
+        fresh: false,
+        throwaway,
+        without,
+        bare: false,
+    };
     launch::start(Env::default(), options, |_| {}).await.unwrap()
 }
 
@@ -596,6 +603,106 @@ fn answers_that_come_too_late_are_found_by_those_who_asked() {
         }
         assert_eq!(bob.get(&path_of(&item)).await.body["bid_count"], json!(accepted));
         assert!(accepted > 1, "{accepted}");
+        platform.stop().await;
+    });
+}
+
+/// A program that is one function of the platform, as `just deploy` would build it.
+fn program(folder: &std::path::Path, function: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join(function);
+    let outcry = env!("CARGO_BIN_EXE_outcry");
+    std::fs::write(&path, format!("#!/bin/sh\nexec '{outcry}' run {function} 2>/dev/null\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn functions_are_replaced_under_load_and_no_request_fails() {
+    story(async {
+        let (platform, data) = start(Vec::new()).await;
+        let programs = tempfile::tempdir().unwrap();
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let item = ann.offer(120.0, json!({ "start_price": "1.00" })).await;
+        let stop = tokio_util::sync::CancellationToken::new();
+        let load = (0..8).map(|number| {
+            let (url, item, stop) = (platform.url.clone(), item.clone(), stop.clone());
+            async move {
+                let bidder = Visitor::new(&url, "bidder").await;
+                let (mut bids, mut accepted) = (0_u64, 0_u64);
+                while !stop.is_cancelled() {
+                    let bid = bidder.bid(&item, json!(bids * 8 + number + 1)).await;
+                    assert!(matches!(bid.status, 201 | 409), "{} {}", bid.status, bid.body);
+                    accepted += u64::from(bid.status == 201);
+                    let seen = bidder.get(&path_of(&item)).await;
+                    assert_eq!(seen.status, 200, "{}", seen.body);
+                    bids += 1;
+                }
+                accepted
+            }
+        });
+        let load = tokio::spawn(futures_util::future::join_all(load));
+
+        let deploy = async |name: &str, program: std::path::PathBuf| {
+            let ask = Ask::Deploy { name: name.to_owned(), program };
+            control::ask(data.path(), &ask).await
+        };
+        for name in ["place-bid", "get-item", "place-bid", "auctions-relay", "get-item"] {
+            let told = deploy(name, program(programs.path(), name)).await.unwrap();
+            assert!(told.contains("serves in process"), "{told}");
+        }
+        let broken = deploy("place-bid", "/bin/false".into()).await.unwrap_err().to_string();
+        assert!(broken.contains("what ran before goes on"), "{broken}");
+        let parts = control::ask(data.path(), &Ask::Parts).await.unwrap();
+        let bidding = parts.lines().find(|line| line.starts_with("place-bid")).unwrap();
+        assert!(bidding.contains("process "), "{parts}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+
+        stop.cancel();
+        let accepted: u64 = load.await.unwrap().into_iter().sum();
+        assert!(accepted > 10, "{accepted}");
+        assert_eq!(ann.get(&path_of(&item)).await.body["bid_count"], json!(accepted));
+        platform.stop().await;
+    });
+}
+
+#[test]
+fn what_was_given_up_is_looked_at_and_driven_again_from_the_command_line() {
+    story(async {
+        let (platform, data) = start(Vec::new()).await;
+        let outcry = async |arguments: &[&str]| {
+            let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_outcry"));
+            command.args(arguments).env("OUTCRY_DATA", data.path()).env_remove("NATS_URL");
+            let output = command.output().await.unwrap();
+            let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            (output.status.success(), text)
+        };
+        assert_eq!(outcry(&["dlq", "list"]).await, (true, "no dead letters\n".into()));
+
+        // An event that cannot be counted until its body is one: typed by hand, on the bus itself.
+        let bus = testing::connect(platform.env.get("NATS_URL").unwrap()).await;
+        for body in ["not json", "{}"] {
+            bus.publish_event("events.bid.placed.v1.x", body).await.unwrap();
+        }
+        let mut listed = String::new();
+        for _ in 0..100 {
+            (_, listed) = outcry(&["dlq", "list", "--function", "update-stats"]).await;
+            if listed.lines().count() == 3 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(listed.contains("not an event"), "{listed}");
+        let first = listed.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+
+        let (_, shown) = outcry(&["dlq", "show", &first]).await;
+        assert!(shown.contains("events.bid.placed.v1.x") && shown.contains("not json"), "{shown}");
+        let (good, told) = outcry(&["dlq", "redrive", "--all", "--function", "update-stats"]).await;
+        assert!(!good && told.contains("0 settled, 2 failed again"), "{told}");
+        assert!(outcry(&["dlq", "drop", &first]).await.0);
+        let (good, told) = outcry(&["dlq", "drop", "--all"]).await;
+        assert!(good && told.contains("1 dropped"), "{told}");
+        assert_eq!(outcry(&["dlq", "list"]).await, (true, "no dead letters\n".into()));
         platform.stop().await;
     });
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use anyhow::Context;
 use async_nats::{
     Client, ConnectOptions, Event, HeaderMap,
-    jetstream::{self, context::ContextBuilder, stream::RawMessageErrorKind},
+    jetstream::{self, context::ContextBuilder, message::PublishMessage, stream::RawMessageErrorKind},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -90,6 +90,12 @@ impl Bus {
     /// True while the connection stands.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Whether the connection stands within the time.
+    pub async fn is_up(&self, within: Duration) -> bool {
+        let mut connections = self.connections.clone();
+        tokio::time::timeout(within, connections.wait_for(|count| *count > 0)).await.is_ok()
     }
 
     /// Sends what is still buffered. To be called before the process ends.
@@ -225,6 +231,19 @@ impl Bus {
     pub(crate) async fn unsettled(&self, stream: &str, consumer: &str) -> Result<u64> {
         let info: ConsumerInfo = self.call(format!("CONSUMER.INFO.{stream}.{consumer}"), json!({})).await?;
         Ok(info.num_pending + info.num_ack_pending)
+    }
+
+    /// Puts an event into its stream, as an operator may; returns its place there.
+    pub async fn publish_event(&self, subject: &str, body: impl Into<Bytes>) -> Result<u64> {
+        let trace = Trace::start();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::MESSAGE_ID, Uuid::now_v7().to_string());
+        trace.write(&mut headers);
+        let event =
+            PublishMessage::build().payload(body.into()).headers(headers).expected_stream(wire::EVENTS);
+        let failed = |error| Outage(format!("publish {subject}: {error}"));
+        let stored = self.js.send_publish(subject.to_owned(), event).await.map_err(failed)?;
+        Ok(stored.await.map_err(failed)?.sequence)
     }
 
     /// Forgets one message of a stream. For tests, and for an operator who means it.

@@ -100,6 +100,11 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("EDGE_KEY", "at least 32 characters", "the output of `openssl rand -hex 32`"),
 ];
 
+/// Where a platform keeps its data when `OUTCRY_DATA` does not say.
+pub const DATA: &str = ".outcry";
+/// The note in that folder, by which functions and the command line join a platform that runs.
+pub const RUNNING: &str = "running.env";
+
 /// The variables a program was started with.
 #[derive(Debug, Clone, Default)]
 pub struct Env(BTreeMap<String, String>);
@@ -121,6 +126,47 @@ impl Env {
             tracing::warn!("JWT_SECRET is ignored: tokens are signed with the key in JWT_KEY_FILE");
         }
         Ok(env)
+    }
+
+    /// The same, joined to the platform that runs here: what is not set is taken from the note that it keeps in
+    /// its data folder. In development only: in production everything is said.
+    pub fn load_joined() -> anyhow::Result<Self> {
+        let mut env = Self::load()?;
+        env.join()?;
+        Ok(env)
+    }
+
+    fn join(&mut self) -> anyhow::Result<()> {
+        let note = Path::new(self.get("OUTCRY_DATA").unwrap_or(DATA)).join(RUNNING);
+        if self.get("OUTCRY_ENV") == Some("production") || !note.exists() {
+            return Ok(());
+        }
+        let unread = || format!("read {}", note.display());
+        for entry in dotenvy::from_path_iter(&note).with_context(unread)? {
+            let (name, value) = entry.with_context(unread)?;
+            self.0.entry(name).or_insert(value);
+        }
+        Ok(())
+    }
+
+    /// Writes the note by which others find a platform: `name='value'` lines that only their owner may read.
+    pub fn note(path: &Path, variables: &[(&str, &str)]) -> anyhow::Result<()> {
+        use std::{io::Write, os::unix::fs::OpenOptionsExt};
+        let lines: String = variables.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+        // Made anew, so that the mode is this one whatever was there.
+        let _ = std::fs::remove_file(path);
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .and_then(|mut file| file.write_all(lines.as_bytes()))
+            .with_context(|| format!("write {}", path.display()))
+    }
+
+    /// All variables.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Replaces `X_FILE=path` by the content of the file, for every X that is a secret.
@@ -207,6 +253,26 @@ mod tests {
             assert!(error.starts_with(&format!("{name}: expected ")), "{error}");
             assert!(error.contains(&format!("for example {name}=")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_function_started_alone_joins_the_platform_that_runs() {
+        use std::os::unix::fs::PermissionsExt;
+        let data = std::env::temp_dir().join(format!("outcry-joined-{}", std::process::id()));
+        std::fs::create_dir_all(&data).unwrap();
+        let note = data.join(RUNNING);
+        Env::note(&note, &[("NATS_URL", "nats://127.0.0.1:4999"), ("DB_MAX_CONNECTIONS", "3")]).unwrap();
+
+        let mut env = Env::of([("DB_MAX_CONNECTIONS", "5"), ("OUTCRY_DATA", data.to_str().unwrap())]);
+        env.join().unwrap();
+        let mut production = Env::of([("OUTCRY_ENV", "production"), ("OUTCRY_DATA", data.to_str().unwrap())]);
+        production.join().unwrap();
+
+        assert_eq!(env.get("NATS_URL"), Some("nats://127.0.0.1:4999"));
+        assert_eq!(env.get("DB_MAX_CONNECTIONS"), Some("5"), "what is set is not changed");
+        assert_eq!(production.get("NATS_URL"), None);
+        assert_eq!(std::fs::metadata(&note).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::remove_dir_all(data).unwrap();
     }
 
     #[test]

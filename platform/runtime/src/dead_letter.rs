@@ -53,15 +53,33 @@ pub struct DeadLetter {
     pub since: Option<Timestamp>,
     /// When it was given up.
     pub died_at: Timestamp,
-    /// As published.
-    pub headers: HeaderMap,
+    /// As published, and what was added.
+    headers: HeaderMap,
     /// As published.
     pub body: Bytes,
 }
 
+impl DeadLetter {
+    /// The headers that the message came with.
+    pub fn shown_headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.iter().flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            let own = !name.starts_with("x-dead-") && name != header::MESSAGE_ID;
+            values.iter().filter(move |_| own).map(move |value| (name, value.as_str()))
+        })
+    }
+}
+
 /// Keeps a message that was given up, with the reason. Once, however often this is tried.
 pub(crate) async fn keep(bus: &Bus, function: &str, delivery: &Delivery, reason: &str) -> anyhow::Result<()> {
-    let mut headers = delivery.headers.clone();
+    // What was said to the server about the message's own stream is not true of this one.
+    let mut headers = HeaderMap::new();
+    for (name, values) in delivery.headers.iter() {
+        let name: &str = name.as_ref();
+        for value in values.iter().filter(|_| !name.starts_with("Nats-")) {
+            headers.append(name, value.clone());
+        }
+    }
     if let Some(id) = delivery.headers.get(header::MESSAGE_ID) {
         headers.insert(MESSAGE_ID, id.clone());
     }

@@ -29,7 +29,9 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(refused) => write!(f, "{}: {}", refused.code, refused.message),
+            Self::Refused(refused) => {
+                write!(f, "{}: {}", refused.code, refused.details.as_ref().unwrap_or(&refused.message))
+            }
             Self::Broken(error) => write!(f, "{error:#}"),
             Self::Later(delay) => write!(f, "not before {delay:?}"),
         }

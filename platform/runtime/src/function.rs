@@ -6,8 +6,10 @@ use crate::{
     Cx, Event, Result, Timestamp,
     config::{Config, Env},
     cx::{Received, Resources},
+    error::Refused,
     invoke::{BatchCommand, Commands, DueWork, Events, Queries, Recall, SingleCommand, Work},
     outcome::Outcomes,
+    sender::Addressed,
     wire::{self, Command, Message, Query},
 };
 
@@ -271,6 +273,14 @@ impl Function {
         // A function of single messages stays one.
         let batch = if spec.batch == 1 { 1 } else { config.batch_max.unwrap_or(spec.batch).max(1) };
         self.lanes(lanes, batch)
+    }
+
+    /// A command that was written by hand: its shape is checked, and where it goes follows from what it says.
+    pub(crate) fn address(&self, body: &[u8]) -> Result<Addressed> {
+        match &self.work {
+            Work::Batch(work) => work.address(body),
+            _ => Err(Refused::malformed(format!("{} takes no commands", self.spec.name)).into()),
+        }
     }
 
     /// What is known of it without running it.

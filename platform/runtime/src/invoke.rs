@@ -29,6 +29,7 @@ use crate::{
     function::{Function, Handler, Hears, Spec, Wakes},
     inbox, outbox,
     outcome::{self, Claim},
+    sender::Addressed,
     service::Counts,
     wire::{self, Answer, Command, Envelope, Query, header},
 };
@@ -152,6 +153,11 @@ pub(crate) trait Batch: Send + Sync {
         members: &'a [Delivery],
         careful: bool,
     ) -> BoxFuture<'a, Result<Vec<Verdict>>>;
+
+    /// A command as its text says, ready to go; events are not sent to a function.
+    fn address(&self, _body: &[u8]) -> Result<Addressed> {
+        Err(Refused::malformed("it is woken by events").into())
+    }
 }
 
 /// Answers a request.
@@ -731,6 +737,13 @@ impl<C: Command, H: HandleCommands<C>> Batch for Commands<C, H> {
     ) -> BoxFuture<'a, Result<Vec<Verdict>>> {
         let span = tracing::debug_span!("command", function = C::FUNCTION);
         Box::pin(self.decide(host, members, careful).instrument(span))
+    }
+
+    fn address(&self, body: &[u8]) -> Result<Addressed> {
+        let command: C =
+            serde_json::from_slice(body).map_err(|error| Refused::malformed(error.to_string()))?;
+        command.check()?;
+        Addressed::of(&command)
     }
 }
 

@@ -94,7 +94,7 @@ where
     F: AsyncFnOnce(Env, Config, Bus, CancellationToken) -> anyhow::Result<()>,
 {
     let body = async {
-        let env = Env::load()?;
+        let env = Env::load_joined()?;
         let config: Config = env.read()?;
         telemetry::init(&config);
         let bus = Bus::connect(&config, name).await?;
@@ -103,6 +103,9 @@ where
             return Ok(());
         }
         let stop = stop_on_signal();
+        if !bus.is_up(Duration::from_secs(2)).await {
+            tracing::warn!(url = config.nats_url, "nats-server does not answer, waiting for it");
+        }
         let served = serve(env, config, bus.clone(), stop).await;
         bus.close().await;
         served

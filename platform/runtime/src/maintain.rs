@@ -13,6 +13,7 @@ use crate::{
     config::{Config, Env},
     database::{self, Database},
     provision::Definitions,
+    service::Service,
 };
 
 /// How often the databases are looked after.
@@ -28,8 +29,13 @@ pub async fn serve(
     databases: &[Database],
     definitions: &Definitions,
     stop: CancellationToken,
-) {
+) -> anyhow::Result<()> {
+    let about = "keeps streams, consumers and databases as they should be";
+    let running =
+        Service::new("maintain", about, serde_json::json!({ "wakes": "the clock" })).start(bus).await?;
     tokio::join!(keep_provisioned(bus, definitions, &stop), keep_databases(env, config, databases, &stop));
+    running.stop().await;
+    Ok(())
 }
 
 async fn keep_provisioned(bus: &Bus, definitions: &Definitions, stop: &CancellationToken) {

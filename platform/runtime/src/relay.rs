@@ -3,7 +3,10 @@
 //! One relay of a domain is active, by an advisory lock on a connection of its own; others stand by.
 //! Rows stay after the stream's acknowledgement, because an acknowledgement is not yet an fsync.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use async_nats::{
@@ -14,12 +17,14 @@ use async_nats::{
     },
 };
 use futures_util::StreamExt;
+use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     bus::Bus,
     outbox::{self, Row},
+    service::{Counts, Service},
     wire::{self, Outgoing, header},
 };
 
@@ -36,16 +41,23 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Relays a domain's outbox until told to stop.
 pub async fn serve(domain: &str, pool: PgPool, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
+    let counts = Arc::new(Counts::default());
+    let metadata = json!({ "domain": domain, "wakes": "the outbox" });
+    let running = Service::new(format!("{domain}-relay"), format!("publishes what {domain} says"), metadata)
+        .counted("outbox", wire::poke_subject(domain), Arc::clone(&counts))
+        .start(&bus)
+        .await?;
     // The same options as the pool's, but a connection that nobody else uses: it holds the lock.
     let options = pool.connect_options();
     while !stop.is_cancelled() {
         let active = async {
             let mut connection = PgConnection::connect_with(&options).await?;
-            run(domain, &mut connection, &bus, &stop).await?;
+            run(domain, &mut connection, &bus, &counts, &stop).await?;
             connection.close().await?;
             Ok::<_, anyhow::Error>(())
         };
         if let Err(error) = active.await {
+            counts.failed(&format!("{error:#}"));
             tracing::warn!(domain, error = format!("{error:#}"), "relay interrupted, trying again");
         }
         tokio::select! {
@@ -53,6 +65,7 @@ pub async fn serve(domain: &str, pool: PgPool, bus: Bus, stop: CancellationToken
             () = tokio::time::sleep(AGAIN) => {}
         }
     }
+    running.stop().await;
     Ok(())
 }
 
@@ -60,6 +73,7 @@ async fn run(
     domain: &str,
     connection: &mut PgConnection,
     bus: &Bus,
+    counts: &Counts,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LOCK)
@@ -84,7 +98,9 @@ async fn run(
         let rows = outbox::unpublished(connection, ROUND).await?;
         let full = rows.len() == usize::try_from(ROUND)?;
         if !rows.is_empty() {
+            let (started, events) = (Instant::now(), rows.iter().map(|row| row.events.len()).sum());
             publish(connection, bus, rows).await?;
+            counts.handled(events, started.elapsed());
         }
         if full {
             continue;

@@ -20,7 +20,7 @@ use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
 use crate::{
-    Caller, Result, Trace,
+    Caller, Function, Result, Trace,
     bus::Bus,
     wire::{self, Answer, Command, header},
 };
@@ -97,10 +97,19 @@ impl Sender {
 
     /// Sends a command and waits until it is decided or the deadline has passed.
     pub async fn send<C: Command>(&self, command: &C, request: &Request) -> Result<Sent> {
+        self.send_to(C::FUNCTION, Addressed::of(command)?, request).await
+    }
+
+    /// The same for a command that was written by hand, whoever's it is.
+    pub async fn call(&self, function: &Function, body: &[u8], request: &Request) -> Result<Sent> {
+        self.send_to(function.spec().name, function.address(body)?, request).await
+    }
+
+    async fn send_to(&self, function: &str, command: Addressed, request: &Request) -> Result<Sent> {
         let deadline = Instant::now() + DEADLINE;
         let message_id = Uuid::now_v7();
         let waiter = self.inner.wait();
-        let reply_to = format!("reply.{}.{}.{}", C::FUNCTION, self.inner.name, waiter.token);
+        let reply_to = format!("reply.{function}.{}.{}", self.inner.name, waiter.token);
 
         let mut headers = HeaderMap::new();
         headers.insert(header::MESSAGE_ID, message_id.to_string());
@@ -109,31 +118,26 @@ impl Sender {
         if let Some(caller) = &request.caller {
             caller.write(&mut headers);
         }
-        if let (Some(key), false) = (&request.idempotency_key, C::SECRET) {
+        if let (Some(key), false) = (&request.idempotency_key, command.secret) {
             headers.insert(header::IDEMPOTENCY_KEY, key.as_str());
         }
-        let message = Outbound {
-            subject: wire::command_subject(command),
-            payload: serde_json::to_vec(command)?.into(),
-            headers,
-        };
         let user = request.caller.map(|caller| caller.id.to_string());
         let command_id = match &request.idempotency_key {
-            Some(key) => wire::command_id(user.as_deref(), C::FUNCTION, key),
+            Some(key) => wire::command_id(user.as_deref(), function, key),
             None => message_id,
         };
-        Ok(self.deliver(message, waiter, deadline, command_id, C::SECRET).await)
+        Ok(self.deliver(command, headers, waiter, deadline, command_id).await)
     }
 
     /// Publishes until the stream confirms, and waits for the answer at the same time: it often
     /// comes first.
     async fn deliver(
         &self,
-        message: Outbound,
+        command: Addressed,
+        headers: HeaderMap,
         mut waiter: Waiter,
         deadline: Instant,
         command_id: Uuid,
-        secret: bool,
     ) -> Sent {
         let mut stored = false;
         let mut problem = String::from("the stream did not confirm");
@@ -144,11 +148,10 @@ impl Sender {
                     _ => break,
                 }
             }
-            let published =
-                PublishMessage::build().payload(message.payload.clone()).headers(message.headers.clone());
+            let published = PublishMessage::build().payload(command.payload.clone()).headers(headers.clone());
             let publish = async {
                 // The same message id each time: the stream keeps one.
-                let ack = self.bus.js.send_publish(message.subject.clone(), published).await?;
+                let ack = self.bus.js.send_publish(command.subject.clone(), published).await?;
                 ack.await
             };
             tokio::select! {
@@ -167,7 +170,7 @@ impl Sender {
                 },
             }
         }
-        match (stored, secret) {
+        match (stored, command.secret) {
             (true, false) => Sent::Pending(command_id),
             (true, true) => Sent::TimedOut,
             (false, _) => Sent::Unavailable(problem),
@@ -175,11 +178,18 @@ impl Sender {
     }
 }
 
-/// A command on its way.
-struct Outbound {
-    subject: String,
-    payload: Bytes,
-    headers: HeaderMap,
+/// A command that is ready to go.
+pub(crate) struct Addressed {
+    pub(crate) subject: String,
+    pub(crate) payload: Bytes,
+    pub(crate) secret: bool,
+}
+
+impl Addressed {
+    pub(crate) fn of<C: Command>(command: &C) -> Result<Self> {
+        let (subject, payload) = (wire::command_subject(command), serde_json::to_vec(command)?.into());
+        Ok(Self { subject, payload, secret: C::SECRET })
+    }
 }
 
 /// The stream refuses new messages rather than drop old ones: error 503 / 10077.

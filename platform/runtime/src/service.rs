@@ -83,7 +83,7 @@ struct Endpoint {
 
 /// A part that can be found, asked and looked at.
 pub struct Service {
-    name: &'static str,
+    name: String,
     description: String,
     metadata: Value,
     endpoints: Vec<Endpoint>,
@@ -91,8 +91,8 @@ pub struct Service {
 
 impl Service {
     /// One of this name; all of that name share the work.
-    pub fn new(name: &'static str, description: impl Into<String>, metadata: Value) -> Self {
-        Self { name, description: description.into(), metadata, endpoints: Vec::new() }
+    pub fn new(name: impl Into<String>, description: impl Into<String>, metadata: Value) -> Self {
+        Self { name: name.into(), description: description.into(), metadata, endpoints: Vec::new() }
     }
 
     /// Shows the counts of work that comes another way, for example from a stream.
@@ -131,13 +131,13 @@ impl Service {
             let Some((answerer, lanes)) = &endpoint.answerer else { continue };
             let requests = bus
                 .client
-                .queue_subscribe(endpoint.subject.clone(), about.name.to_owned())
+                .queue_subscribe(endpoint.subject.clone(), about.name.clone())
                 .await
                 .with_context(|| format!("serve {}", endpoint.subject))?;
             let work = (Arc::clone(answerer), Arc::new(Semaphore::new(*lanes)), Arc::clone(endpoint));
             running.tasks.spawn(answer_all(bus.clone(), requests, work, running.stop.clone()));
         }
-        let (name, id) = (about.name, &about.id);
+        let (name, id) = (&about.name, &about.id);
         for subject in ["$SRV.*".to_owned(), format!("$SRV.*.{name}"), format!("$SRV.*.{name}.{id}")] {
             let questions = bus.client.subscribe(subject).await.context("serve $SRV")?;
             let answers = tell_all(bus.clone(), questions, Arc::clone(&about), running.stop.clone());
@@ -166,7 +166,7 @@ impl Running {
 
 /// What is told about a service.
 struct About {
-    name: &'static str,
+    name: String,
     description: String,
     metadata: Value,
     id: String,

@@ -3,7 +3,6 @@
 fn main() -> std::process::ExitCode {
     platform::run("maintain", async |env, config, bus, stop| {
         let definitions = outcry::definitions()?;
-        platform::maintain::serve(&env, &config, &bus, &outcry::databases(), &definitions, stop).await;
-        Ok(())
+        platform::maintain::serve(&env, &config, &bus, &outcry::databases(), &definitions, stop).await
     })
 }

@@ -1,0 +1,36 @@
+//! What the command line does with a platform that runs.
+
+pub(crate) mod call;
+pub(crate) mod dlq;
+pub(crate) mod run;
+
+use std::{io::Write, time::Duration};
+
+use anyhow::ensure;
+use platform::{Bus, Config, Env};
+
+/// For people, so on standard output; log lines go to standard error.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A connection to the platform that runs here, or that NATS_URL names; not there is said at once.
+pub(crate) async fn join() -> anyhow::Result<(Env, Bus)> {
+    let env = Env::load_joined()?;
+    let config: Config = env.read()?;
+    let bus = Bus::connect(&config, "outcry").await?;
+    ensure!(
+        bus.is_up(Duration::from_secs(2)).await,
+        "nothing answers at {}: is a platform running here (`cargo run --release`), or does NATS_URL name another?",
+        config.nats_url
+    );
+    Ok((env, bus))
+}
+
+/// JSON as people read it; other text as it is.
+pub(crate) fn pretty(body: &[u8]) -> String {
+    match serde_json::from_slice::<serde_json::Value>(body) {
+        Ok(value) => format!("{value:#}"),
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    }
+}

@@ -1,0 +1,98 @@
+//! How the command line talks to a platform that runs: over a socket in its data folder, which only its owner can
+//! reach. What starts programs must not be asked over the bus.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::parts::Parts;
+
+/// Below the data folder.
+const SOCKET: &str = "control.sock";
+
+/// What may be asked of a platform.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Ask {
+    /// Which parts run, and where.
+    Parts,
+    /// Replace a part by this program.
+    Deploy {
+        /// The part's one word.
+        name: String,
+        /// Its binary.
+        program: PathBuf,
+    },
+}
+
+/// One line for people, or what went wrong.
+type Told = Result<String, String>;
+
+/// Answers until the platform stops.
+pub(crate) fn serve(data: &Path, parts: Arc<Parts>, stop: CancellationToken) -> anyhow::Result<()> {
+    let path = data.join(SOCKET);
+    // Left by a platform that was killed: the lock on the data says that nobody else is here.
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("keep {} to its owner", path.display()))?;
+    tokio::spawn(async move {
+        while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
+            let parts = Arc::clone(&parts);
+            tokio::spawn(async move {
+                if let Err(error) = answer(stream, &parts).await {
+                    tracing::debug!(error = format!("{error:#}"), "control connection");
+                }
+            });
+        }
+        let _ = std::fs::remove_file(path);
+    });
+    Ok(())
+}
+
+async fn answer(stream: UnixStream, parts: &Parts) -> anyhow::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    stream.read_line(&mut line).await?;
+    let told: Told = match serde_json::from_str(&line)? {
+        Ask::Parts => Ok(list(parts)),
+        Ask::Deploy { name, program } => {
+            parts.deploy(&name, &program).await.map_err(|error| format!("{error:#}"))
+        }
+    };
+    stream.write_all(serde_json::to_string(&told)?.as_bytes()).await?;
+    Ok(())
+}
+
+fn list(parts: &Parts) -> String {
+    let lines = parts.list().into_iter().map(|(name, pid)| match pid {
+        Some(pid) => format!("{name:<20} process {pid}"),
+        None => format!("{name:<20} in the platform's process"),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Asks the platform whose data is in this folder.
+pub async fn ask(data: &Path, ask: &Ask) -> anyhow::Result<String> {
+    let path = data.join(SOCKET);
+    let stream = UnixStream::connect(&path).await.with_context(|| {
+        format!("no platform runs on {}: start it with `cargo run --release`", data.display())
+    })?;
+    let mut stream = BufReader::new(stream);
+    stream.write_all(format!("{}\n", serde_json::to_string(ask)?).as_bytes()).await?;
+    let mut line = String::new();
+    stream.read_line(&mut line).await?;
+    match serde_json::from_str::<Told>(&line).context("the platform ended before it answered")? {
+        Ok(told) => Ok(told),
+        Err(why) => bail!(why),
+    }
+}
