@@ -1,14 +1,16 @@
 # The commands of Outcry. `just` alone prints this menu.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
+# Arguments reach programs as they were typed, JSON too.
+set positional-arguments
 
 _menu:
     @just --list --unsorted
 
 # the whole platform on http://localhost:8080 (PORT and OUTCRY_DATA move it)
 [group('run')]
-run *arguments:
-    cargo run --release -- {{ arguments }}
+up *arguments:
+    cargo run --release -- up "$@"
 
 # the same, with all earlier data forgotten
 [group('run')]
@@ -18,11 +20,16 @@ fresh:
 # an auction that prints what happens and checks the result (--url, --bidders, --items, --seconds)
 [group('run')]
 demo *arguments:
-    cargo run --release -- demo {{ arguments }}
+    cargo run --release -- demo "$@"
 
-# one function in a process of its own, against NATS_URL and DATABASE_URL
+# nats-server and Postgres alone, with tables and streams made
 [group('run')]
-run-one function:
+infra:
+    cargo run --release -- infra
+
+# one function (or `auctions-relay`, `maintain`) in this terminal; it joins the platform that runs here
+[group('run')]
+run function:
     cargo run --release -- run {{ function }}
 
 # every function: what wakes it and what it says
@@ -30,10 +37,25 @@ run-one function:
 functions:
     cargo run --quiet --release -- functions
 
+# the parts of the platform that runs here, and their processes
+[group('look')]
+ps:
+    cargo run --quiet --release -- ps
+
+# the `nats` CLI on the platform that runs here, for example `just nats service stats place-bid`
+[group('look')]
+nats *arguments:
+    nats --context "${OUTCRY_DATA:-.outcry}/nats-context.json" "$@"
+
 # the documentation of all crates, in a browser
 [group('look')]
 doc:
     cargo doc --workspace --no-deps --open
+
+# call a function, for example `just call get-item '{"item_id":"..."}'`; --as <email>, --key <key>
+[group('try')]
+call function *arguments:
+    cargo run --quiet --release -- call "$@"
 
 # all tests, or those whose name contains the word
 [group('change')]
@@ -49,24 +71,30 @@ lint:
 # refresh the cache against which SQL is checked, after a change to SQL or migrations
 [group('change')]
 prepare-sql *arguments:
-    cargo run --package prepare-sql -- {{ arguments }}
+    cargo run --package prepare-sql -- "$@"
 
 # exactly what CI runs
 [group('change')]
 ci:
     .ci/run
 
-# make databases, roles and tables (needs DATABASE_URL)
+# build one function and replace it in the platform that runs here, without a gap
+[group('operate')]
+deploy function:
+    cargo build --release --workspace --bin outcry --bin {{ function }}
+    cargo run --release -- deploy {{ function }}
+
+# what functions gave up: list, show <n>, redrive <n> or --all, drop <n> or --all
+[group('operate')]
+dlq *arguments='list':
+    cargo run --quiet --release -- dlq "$@"
+
+# make databases, roles and tables
 [group('operate')]
 migrate:
     cargo run --release -- migrate
 
-# make streams and consumers from nats/ (needs NATS_URL)
+# make streams and consumers from nats/
 [group('operate')]
 provision:
     cargo run --release -- provision
-
-# the release binary of one function, alone
-[group('operate')]
-build function:
-    cargo build --release --workspace --bin {{ function }}

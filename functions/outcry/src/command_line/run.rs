@@ -9,7 +9,7 @@ use outcry::{
 };
 use platform::{Bus, Config, Env, Host, database, relay};
 
-use super::say;
+use super::{join, say};
 
 /// Serves one part until a signal: a function, a relay, or `maintain`.
 pub(crate) async fn run(name: &str) -> anyhow::Result<()> {
@@ -54,8 +54,12 @@ pub(crate) async fn deploy(name: &str, program: Option<PathBuf>) -> anyhow::Resu
     let program = program.canonicalize().with_context(|| {
         format!("there is no program {}: build it first, or use `just deploy {name}`", program.display())
     })?;
-    let data = launch::data_folder(&Env::load()?);
-    say(&control::ask(&data, &Ask::Deploy { name: name.to_owned(), program }).await?);
+    // First what it may need: tables, streams and consumers that are new with it.
+    let (env, bus) = join().await?;
+    database::migrate(&env, &outcry::databases()).await?;
+    outcry::definitions()?.apply(&bus).await?;
+    bus.close().await;
+    say(&control::ask(&launch::data_folder(&env), &Ask::Deploy { name: name.to_owned(), program }).await?);
     Ok(())
 }
 
