@@ -85,6 +85,7 @@ pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Res
     let url = format!("http://localhost:{}", listener.local_addr()?.port());
     let (services, data) = find_services(&mut env, &options, say).await?;
     env.set("OUTCRY_URL", url.clone());
+    env.set("OUTCRY_DATA", data.display().to_string());
     let config: Config = env.read()?;
 
     let started = Instant::now();

@@ -422,9 +422,8 @@ impl Alone {
     fn run(function: &str, env: &Env) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outcry"));
         command.args(["run", function]).stdout(Stdio::null()).stderr(Stdio::null());
-        for name in ["NATS_URL", "DATABASE_URL", "JWT_KEY_FILE"] {
-            command.env(name, env.get(name).unwrap());
-        }
+        // Everything else it finds in the folder of the platform that it joins.
+        command.env("OUTCRY_DATA", env.get("OUTCRY_DATA").unwrap());
         Self(command.spawn().unwrap())
     }
 
@@ -703,6 +702,49 @@ fn what_was_given_up_is_looked_at_and_driven_again_from_the_command_line() {
         let (good, told) = outcry(&["dlq", "drop", "--all"]).await;
         assert!(good && told.contains("1 dropped"), "{told}");
         assert_eq!(outcry(&["dlq", "list"]).await, (true, "no dead letters\n".into()));
+        platform.stop().await;
+    });
+}
+
+#[test]
+fn commands_are_taken_over_nats_as_over_http() {
+    story(async {
+        let (platform, _data) = start(Vec::new()).await;
+        let nats = platform.env.get("NATS_URL").unwrap();
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let item = ann.offer(60.0, json!({})).await;
+        let person = json!({ "username": "bob", "email": "bob@example.com", "password": "secret123" });
+        let (_, session) = testing::request(nats, "svc.identity.register", &[], person).await;
+        let bearer = format!("Bearer {}", session["token"].as_str().unwrap());
+        let bid = |amount: &str| json!({ "item_id": item["id"], "amount": amount });
+        let subject = "svc.auctions.place-bid";
+
+        let (nobody, _) = testing::request(nats, subject, &[], bid("10")).await;
+        assert_eq!(nobody["Nats-Service-Error-Code"], "401");
+        let keyed = [("Authorization", bearer.as_str()), ("Idempotency-Key", "k1")];
+        let (_, first) = testing::request(nats, subject, &keyed, bid("10")).await;
+        assert_eq!((&first["seq"], &first["bidder_id"]), (&json!(1), &session["user"]["id"]));
+        let (again, same) = testing::request(nats, subject, &keyed, bid("10")).await;
+        assert_eq!((again["x-replayed"].as_str(), &same), ("true", &first));
+        let (low, refused) = testing::request(nats, subject, &keyed[..1], bid("10")).await;
+        assert_eq!(
+            (low["Nats-Service-Error"].as_str(), &refused["error"]["min_next_bid"]),
+            ("BID_TOO_LOW", &json!("10.01"))
+        );
+        let (_, wrong) =
+            testing::request(nats, subject, &keyed[..1], json!({ "item_id": item["id"], "amount": -1 }))
+                .await;
+        assert_eq!(wrong["error"]["fields"][0]["name"], "amount");
+        // Who is not the edge cannot say who is calling.
+        let forged = [("x-user-id", ann.id.as_str())];
+        let (forged, _) = testing::request(nats, subject, &forged, bid("20")).await;
+        assert_eq!(forged["Nats-Service-Error-Code"], "401");
+
+        let seen =
+            testing::request(nats, "qry.auctions.get-item", &[], json!({ "item_id": item["id"] })).await.1;
+        assert_eq!(seen["bid_count"], 1);
+        let (_, told) = testing::request(nats, "$SRV.STATS.place-bid", &[], json!({})).await;
+        assert_eq!(told["endpoints"][0]["num_requests"], 4, "{told}");
         platform.stop().await;
     });
 }

@@ -47,6 +47,28 @@ pub async fn connect(url: &str) -> Bus {
     Bus::connect(&config, "test").await.unwrap_or_else(|error| panic!("{error:#}"))
 }
 
+/// Sends a request as `nats req <subject> <body> -H ...` does; returns the answer's headers and body.
+pub async fn request(
+    url: &str,
+    subject: &str,
+    headers: &[(&str, &str)],
+    body: serde_json::Value,
+) -> (HashMap<String, String>, serde_json::Value) {
+    let client = async_nats::connect(url).await.unwrap_or_else(|error| panic!("{error}"));
+    let mut given = async_nats::HeaderMap::new();
+    for (name, value) in headers {
+        given.insert(*name, *value);
+    }
+    let answer = client.request_with_headers(subject.to_owned(), given, body.to_string().into()).await;
+    let answer = answer.unwrap_or_else(|error| panic!("{subject}: {error}"));
+    let headers = answer.headers.iter().flat_map(async_nats::HeaderMap::iter);
+    let headers = headers.map(|(name, values)| {
+        let value = values.first().map(|value| value.as_str().to_owned()).unwrap_or_default();
+        (AsRef::<str>::as_ref(name).to_owned(), value)
+    });
+    (headers.collect(), serde_json::from_slice(&answer.payload).unwrap_or_default())
+}
+
 /// The streams and consumers under `nats/`.
 pub fn definitions() -> Definitions {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nats");
