@@ -398,7 +398,8 @@ mod tests {
 
     proptest! {
         /// Whatever is offered by whomever whenever: prices rise by at least the increment, places
-        /// are counted without a gap, the seller never leads, and nothing counts out of time.
+        /// are counted without a gap, the seller never leads, nothing counts out of time, and each change
+        /// raises the version by one.
         #[test]
         fn accepted_bids_keep_the_invariants(
             offers in prop::collection::vec((1_u128..6, -50_i64..5_000, 0_u64..130), 0..60),
@@ -411,11 +412,13 @@ mod tests {
             };
             let mut accepted = Vec::new();
             for (bidder, minor, second) in offers {
-                let end_before = auction.ends_at;
+                let (end_before, version_before) = (auction.ends_at, auction.version());
                 let amount = Amount::from(usd(minor));
                 if let Ok(done) = auction.bid(BidId::new(), UserId(Uuid::from_u128(bidder)), amount, at(second)) {
                     prop_assert!(at(second) >= auction.starts_at && at(second) < end_before);
                     prop_assert!(auction.ends_at >= end_before);
+                    prop_assert_eq!(done.extended, auction.ends_at != end_before);
+                    prop_assert_eq!(auction.version(), version_before + 1 + i64::from(done.extended));
                     accepted.push((done.seq, minor, bidder));
                 }
             }
@@ -426,7 +429,9 @@ mod tests {
                 prop_assert!(*minor >= least);
             }
             prop_assert_eq!(auction.current_price().minor, accepted.last().map_or(100, |last| last.1));
+            let version_before = auction.version();
             prop_assert_eq!(auction.close() == Outcome::Sold, !accepted.is_empty());
+            prop_assert_eq!(auction.version(), version_before + 1);
         }
     }
 }

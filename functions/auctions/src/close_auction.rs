@@ -5,7 +5,7 @@
 
 use contracts::{
     Timestamp,
-    auctions::{BidWon, ItemClosed, ItemCreated, ItemExtended, PlaceBid},
+    auctions::{BidWon, ItemChange, ItemClosed, ItemCreated, ItemExtended, ItemState, PlaceBid},
 };
 use platform::{Backlog, Cx, Function, Result};
 use uuid::Uuid;
@@ -100,7 +100,11 @@ async fn close(cx: &mut Cx, candidates: &[Uuid], backlog: &Backlog) -> Result<us
     .await?;
     for item in &mut items {
         item.description.closed_at = Some(closed_at);
-        cx.emit(&ItemClosed(item.state(closed_at)))?;
+    }
+    let states: Vec<ItemState> = items.iter().map(|item| item.state(closed_at)).collect();
+    store::log_changes(cx.tx().await?, &states, ItemChange::Closed).await?;
+    for (item, state) in items.iter().zip(states) {
+        cx.emit(&ItemClosed(state))?;
         if let (Some(Outcome::Sold), Some(won)) = (item.auction.outcome, item.auction.leading) {
             cx.emit(&BidWon {
                 item_id: item.auction.id,
@@ -174,6 +178,12 @@ mod tests {
         assert_eq!(app.emitted::<ItemClosed>().await.len(), 3);
         let won = app.emitted::<BidWon>().await;
         assert_eq!((won.len(), won[0].item_id, won[0].winner_id), (1, sold.id, ANN));
+        let logged: Vec<Uuid> =
+            sqlx::query_scalar("select item_id from item_changes where event = 'closed' order by item_id")
+                .fetch_all(app.pool())
+                .await
+                .unwrap();
+        assert_eq!(logged, [sold.id.0, unsold.id.0, below.id.0]);
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ pub mod close_auction;
 pub mod create_item;
 pub mod get_item;
 pub mod list_bids;
+pub mod list_changes;
 pub mod place_bid;
 mod store;
 
@@ -28,6 +29,7 @@ pub fn functions() -> Vec<Function> {
         get_item::function(),
         place_bid::function(),
         list_bids::function(),
+        list_changes::function(),
         close_auction::function(),
         auctions_outcome::function(),
     ]

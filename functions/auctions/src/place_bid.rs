@@ -1,24 +1,25 @@
 //! `place-bid`: take a higher offer on an open item.
 //!
 //! Works in batches: many offers on many items in one transaction. Emits [`BidPlaced`] for each
-//! accepted offer and [`ItemExtended`] when one moved the end. Refuses as in
-//! [`BidRefused`](crate::auction::BidRefused). Every decision, accepted or refused, is a row of
-//! `bids`, which is also the outcome of its command.
+//! accepted offer and, directly behind it, [`ItemExtended`] when it moved the end: what is said of an
+//! item is in the order of its versions. Refuses as in [`BidRefused`](crate::auction::BidRefused).
+//! Every decision, accepted or refused, is a row of `bids`, which is also the outcome of its command
+//! and the bid's place in the item's log.
 
 use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use contracts::{
     BidId, ItemId,
-    auctions::{Bid, BidPlaced, ItemExtended, ItemPrice, PlaceBid},
+    auctions::{Bid, BidPlaced, ItemChange, ItemExtended, ItemPrice, ItemState, PlaceBid},
 };
 use platform::{Answer, Cx, Error, Function, Message, Recall, Recalled, Received, Refused, Result};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    auction::{Accepted, Auction, NoItem},
-    store,
+    auction::{Auction, NoItem},
+    store::{self, Whole},
 };
 
 /// Commands of [`PlaceBid`].
@@ -31,22 +32,19 @@ async fn place_bid(cx: &mut Cx, offers: Vec<Received<PlaceBid>>) -> Result<Vec<R
     let ids: Vec<Uuid> = ids.into_iter().collect();
     // The row locks put bids on one item in a queue; batches with different items never wait.
     let mut auctions = store::lock_auctions(cx.tx().await?, &ids).await?;
-    let mut decisions = Vec::with_capacity(offers.len());
-    let mut extended = BTreeSet::new();
-    for offer in &offers {
-        let decision = decide(&mut auctions, offer);
-        if let Ok(decided) = &decision {
-            offer.emit(&decided.event)?;
-            if decided.accepted.extended {
-                extended.insert(offer.message.item_id.0);
-            }
-        }
-        decisions.push(decision);
-    }
+    let decisions: Vec<Result<Decided, Refused>> =
+        offers.iter().map(|offer| decide(&mut auctions, offer)).collect();
     record(cx.tx().await?, &offers, &decisions).await?;
     update(cx.tx().await?, &auctions, &decisions).await?;
-    if !extended.is_empty() {
-        announce_extensions(cx, &offers, &decisions, extended).await?;
+    let mut extensions = extensions(cx, &decisions).await?.into_iter();
+    for (offer, decision) in offers.iter().zip(&decisions) {
+        let Ok(decided) = decision else { continue };
+        offer.emit(&decided.event)?;
+        if decided.moved.is_some()
+            && let Some(extended) = extensions.next()
+        {
+            offer.emit(&ItemExtended(extended))?;
+        }
     }
     Ok(decisions.into_iter().map(|decision| decision.map(|d| d.bid).map_err(Error::from)).collect())
 }
@@ -55,8 +53,9 @@ async fn place_bid(cx: &mut Cx, offers: Vec<Received<PlaceBid>>) -> Result<Vec<R
 struct Decided {
     bid: Bid,
     minor: i64,
-    accepted: Accepted,
     event: BidPlaced,
+    /// The item as of this bid, when the bid moved its end.
+    moved: Option<Box<Auction>>,
 }
 
 /// Asks the rules, and lets the next offer of the batch see the result.
@@ -102,7 +101,8 @@ fn decide(auctions: &mut HashMap<ItemId, Auction>, offer: &Received<PlaceBid>) -
         leading: true,
         item: Some(item),
     };
-    Ok(Decided { bid, minor: price.minor, accepted, event })
+    let moved = accepted.extended.then(|| Box::new(auction.clone()));
+    Ok(Decided { bid, minor: price.minor, event, moved })
 }
 
 /// Writes every decision, with the answer that a repetition gets.
@@ -123,16 +123,18 @@ async fn record(
         rows.items.push(offer.message.item_id.0);
         rows.bidders.push(offer.caller.map(|caller| caller.id.0));
         rows.amounts.push(decided.map(|decided| decided.minor));
-        rows.seqs.push(decided.map(|decided| decided.accepted.seq));
+        rows.seqs.push(decided.map(|decided| decided.event.seq));
+        rows.versions.push(decided.map(|decided| decided.event.version));
         rows.times.push(offer.received_at);
         rows.statuses.push(i16::try_from(answer.status).unwrap_or(i16::MAX));
         rows.answers.push(String::from_utf8_lossy(&answer.body).into_owned());
     }
     sqlx::query!(
         r#"
-        insert into bids (command_id, fingerprint, id, item_id, bidder_id, amount, seq, placed_at, status, answer)
+        insert into bids (command_id, fingerprint, id, item_id, bidder_id, amount, seq, version, placed_at,
+            status, answer)
         select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bigint[],
-            $7::bigint[], $8::timestamptz[], $9::smallint[], $10::text[])
+            $7::bigint[], $8::bigint[], $9::timestamptz[], $10::smallint[], $11::text[])
         "#,
         &rows.command_ids,
         &rows.fingerprints as &[Option<Uuid>],
@@ -141,6 +143,7 @@ async fn record(
         &rows.bidders as &[Option<Uuid>],
         &rows.amounts as &[Option<i64>],
         &rows.seqs as &[Option<i64>],
+        &rows.versions as &[Option<i64>],
         &rows.times as &[platform::Timestamp],
         &rows.statuses,
         &rows.answers,
@@ -160,6 +163,7 @@ struct Rows {
     bidders: Vec<Option<Uuid>>,
     amounts: Vec<Option<i64>>,
     seqs: Vec<Option<i64>>,
+    versions: Vec<Option<i64>>,
     times: Vec<platform::Timestamp>,
     statuses: Vec<i16>,
     answers: Vec<String>,
@@ -207,27 +211,26 @@ async fn update(
     Ok(())
 }
 
-/// An end that moved is told with the item's whole state; rare, so it is read again.
-async fn announce_extensions(
-    cx: &mut Cx,
-    offers: &[Received<PlaceBid>],
-    decisions: &[Result<Decided, Refused>],
-    extended: BTreeSet<Uuid>,
-) -> Result<()> {
-    let ids: Vec<Uuid> = extended.into_iter().collect();
-    let now = cx.now();
-    for item in store::load(cx.tx().await?, &ids).await? {
-        let event = ItemExtended(item.state(now));
-        // In the name of an accepted offer on it: what a refused one says is dropped.
-        let mut decided = offers.iter().zip(decisions).rev();
-        let moved = |(offer, decision): &(&Received<PlaceBid>, &Result<Decided, Refused>)| {
-            decision.is_ok() && offer.message.item_id == item.auction.id
-        };
-        if let Some((offer, _)) = decided.find(moved) {
-            offer.emit(&event)?;
-        }
+/// The items whose ends were moved, each as of the bid that moved it, in the order of the bids. Rare, so
+/// what else people see of an item is only read now; nothing is asked of the database when none moved.
+async fn extensions(cx: &mut Cx, decisions: &[Result<Decided, Refused>]) -> Result<Vec<ItemState>> {
+    let moved =
+        || decisions.iter().flatten().filter_map(|decided| Some((decided, decided.moved.as_deref()?)));
+    let ids: BTreeSet<Uuid> = moved().map(|(_, auction)| auction.id.0).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(())
+    let ids: Vec<Uuid> = ids.into_iter().collect();
+    let loaded = store::load(cx.tx().await?, &ids).await?;
+    let mut items: HashMap<ItemId, Whole> = loaded.into_iter().map(|item| (item.auction.id, item)).collect();
+    let mut states = Vec::new();
+    for (decided, auction) in moved() {
+        let item = items.get_mut(&auction.id).ok_or(NoItem)?;
+        item.auction = auction.clone();
+        states.push(item.state(decided.bid.placed_at));
+    }
+    store::log_changes(cx.tx().await?, &states, ItemChange::Extended).await?;
+    Ok(states)
 }
 
 /// The answers given to commands that come again.
@@ -424,6 +427,58 @@ mod tests {
         app.batch(&function(), &[(ANN, offer(item.id, "20")), (BOB, offer(item.id, "20"))]).await;
 
         assert_eq!(app.emitted::<ItemExtended>().await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn each_change_of_a_batch_has_its_own_version_and_is_told_in_their_order() {
+        let app = Harness::start(crate::database()).await;
+        let item = lamp(&app).extension(120).offer().await;
+        let (function, now) = (function(), Timestamp::now());
+        // One batch as the stream would deliver it: each message with a stamp of its own.
+        let deliveries: Vec<_> =
+            [(ANN, "10", 0), (BOB, "10", 1), (BOB, "11", 2), (ANN, "12", 2), (BOB, "13", 3)]
+                .into_iter()
+                .map(|(user, amount, millis)| {
+                    let offer = offer(item.id, amount);
+                    let app = app.at(now + Duration::from_millis(millis)).as_user(user);
+                    app.delivery(&platform::wire::command_subject(&offer), &serde_json::json!(offer))
+                })
+                .collect();
+
+        app.host(&function).execute(&deliveries).await;
+
+        let rows: Vec<String> =
+            sqlx::query_scalar("select events from platform.outbox where events like '%placed%'")
+                .fetch_all(app.pool())
+                .await
+                .unwrap();
+        let events: Vec<platform::wire::Outgoing> = serde_json::from_str(&rows[0]).unwrap();
+        let told: Vec<(String, i64, i64)> = events
+            .iter()
+            .map(|event| {
+                let body: serde_json::Value = serde_json::from_str(event.body.get()).unwrap();
+                let ends_at = Timestamp::parse(body["payload"]["ends_at"].as_str().unwrap()).unwrap();
+                let millis = ends_at.since(now + Duration::from_secs(120)).as_millis();
+                let version = body["payload"]["version"].as_i64().unwrap();
+                (body["event"].as_str().unwrap().to_owned(), version, i64::try_from(millis).unwrap())
+            })
+            .collect();
+        let expected = [
+            ("bid.placed", 2, 0),
+            ("item.extended", 3, 0),
+            ("bid.placed", 4, 2),
+            ("item.extended", 5, 2),
+            ("bid.placed", 6, 2),
+            ("bid.placed", 7, 3),
+            ("item.extended", 8, 3),
+        ]
+        .map(|(name, version, millis)| (name.to_owned(), version, millis));
+        assert_eq!((rows.len(), told), (1, expected.to_vec()));
+        let revisions: Vec<i64> =
+            app.emitted::<ItemExtended>().await.iter().map(|told| told.0.item_version).collect();
+        assert_eq!(revisions, [2, 3, 4]);
+        let shown = app.ask(&crate::get_item::function(), &GetItem { item_id: item.id }).await.unwrap();
+        assert_eq!(shown.version, 8);
     }
 
     #[tokio::test]

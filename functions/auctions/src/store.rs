@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use contracts::{
     Amount, BidId, Currency, ItemId, Money, Timestamp, UserId,
-    auctions::{Item, ItemState},
+    auctions::{Item, ItemChange, ItemCourse, ItemState},
 };
 use platform::{Caller, Result, Role};
 use sqlx::PgConnection;
@@ -143,6 +143,37 @@ pub(crate) async fn load(connection: &mut PgConnection, ids: &[Uuid]) -> Result<
             Ok(Whole { auction: rules.into_auction()?, description })
         })
         .collect()
+}
+
+/// Writes changes that are no bids to the logs of their items. A bid is its own row of the log.
+pub(crate) async fn log_changes(
+    tx: &mut PgConnection,
+    states: &[ItemState],
+    change: fn(ItemCourse) -> ItemChange,
+) -> Result<()> {
+    let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for state in states {
+        let change = change(ItemCourse::from(state));
+        columns.0.push(state.item_id.0);
+        columns.1.push(state.version);
+        columns.2.push(state.item_version);
+        columns.3.push(change.name().to_owned());
+        columns.4.push(change.data()?);
+    }
+    sqlx::query!(
+        r#"
+        insert into item_changes (item_id, version, revision, event, change)
+        select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::text[])
+        "#,
+        &columns.0,
+        &columns.1,
+        &columns.2,
+        &columns.3,
+        &columns.4,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 impl Whole {

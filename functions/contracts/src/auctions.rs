@@ -135,6 +135,25 @@ impl Message for ListBids {
 
 impl Query for ListBids {}
 
+/// List what happened to an item after a version of it, in order.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+pub struct ListChanges {
+    /// Which item.
+    #[garde(skip)]
+    pub item_id: ItemId,
+    /// The version that is known already.
+    #[garde(skip)]
+    pub after: i64,
+}
+
+impl Message for ListChanges {
+    const DOMAIN: &'static str = "auctions";
+    const FUNCTION: &'static str = "list-changes";
+    type Reply = Changes;
+}
+
+impl Query for ListChanges {}
+
 /// Where an item stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -380,6 +399,29 @@ impl Event for BidPlaced {
     }
 }
 
+impl BidPlaced {
+    /// The bid as its bidder was answered; none when the event is too old to say what was after it.
+    fn bid(self) -> Option<Bid> {
+        let item = ItemPrice {
+            current_price: self.current_price,
+            min_next_bid: self.min_next_bid,
+            bid_count: self.seq,
+            ends_at: self.ends_at?,
+            version: self.version,
+        };
+        Some(Bid {
+            id: self.bid_id,
+            item_id: self.item_id,
+            bidder_id: self.bidder_id,
+            amount: self.amount,
+            seq: self.seq,
+            placed_at: self.placed_at,
+            leading: true,
+            item: Some(item),
+        })
+    }
+}
+
 /// A bid won its item.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BidWon {
@@ -408,6 +450,106 @@ impl Event for BidWon {
 
     fn key(&self) -> Uuid {
         self.item_id.0
+    }
+}
+
+/// What happened to an item after a version of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Changes {
+    /// In the order of their versions, each one above the one before.
+    pub changes: Vec<ItemChange>,
+    /// Whether there are changes after these.
+    pub has_more: bool,
+    /// False when it cannot be told change by change, because the version is not one of the item's or is
+    /// older than what is kept: then the item itself has to be read.
+    pub complete: bool,
+}
+
+/// One change of an item. Its JSON is the same whether it was heard as an event or read from the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", content = "change", rename_all = "lowercase")]
+pub enum ItemChange {
+    /// A bid was accepted. Its `item` is what was right after it.
+    Bid(Bid),
+    /// The bid before it moved the end.
+    Extended(ItemCourse),
+    /// The hammer fell.
+    Closed(ItemCourse),
+}
+
+/// Where an item stands, apart from its price.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ItemCourse {
+    /// Which item.
+    pub item_id: ItemId,
+    /// Where it stands.
+    pub status: ItemStatus,
+    /// When the hammer falls.
+    pub ends_at: Timestamp,
+    /// Who won it.
+    pub winner_id: Option<UserId>,
+    /// For how much.
+    pub final_price: Option<Amount>,
+    /// When the hammer fell.
+    pub closed_at: Option<Timestamp>,
+    /// The item's version.
+    pub version: i64,
+}
+
+impl From<&ItemState> for ItemCourse {
+    fn from(state: &ItemState) -> Self {
+        Self {
+            item_id: state.item_id,
+            status: state.status,
+            ends_at: state.ends_at,
+            winner_id: state.winner_id,
+            final_price: state.final_price,
+            closed_at: state.closed_at,
+            version: state.version,
+        }
+    }
+}
+
+impl ItemChange {
+    /// The change that an event tells; none when it tells no change, or not which version it made.
+    pub fn from_event(name: &str, payload: &str) -> Option<Self> {
+        let course = || {
+            let state: ItemState = serde_json::from_str(payload).ok()?;
+            Some(ItemCourse::from(&state))
+        };
+        let change = match name {
+            BidPlaced::NAME => Self::Bid(serde_json::from_str::<BidPlaced>(payload).ok()?.bid()?),
+            ItemExtended::NAME => Self::Extended(course()?),
+            ItemClosed::NAME => Self::Closed(course()?),
+            _ => return None,
+        };
+        // Events of the time before versions were dense have none.
+        (change.version() > 0).then_some(change)
+    }
+
+    /// The item's version right after it.
+    pub fn version(&self) -> i64 {
+        match self {
+            Self::Bid(bid) => bid.item.as_ref().map_or(0, |item| item.version),
+            Self::Extended(course) | Self::Closed(course) => course.version,
+        }
+    }
+
+    /// What kind of change it is, in one word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bid(_) => "bid",
+            Self::Extended(_) => "extended",
+            Self::Closed(_) => "closed",
+        }
+    }
+
+    /// What changed, as JSON without the word for it.
+    pub fn data(&self) -> serde_json::Result<String> {
+        match self {
+            Self::Bid(bid) => serde_json::to_string(bid),
+            Self::Extended(course) | Self::Closed(course) => serde_json::to_string(course),
+        }
     }
 }
 
@@ -477,6 +619,35 @@ mod tests {
 
         for member in ["name: must not be blank", "start_price: must be above 0", "image_urls[0]: "] {
             assert!(details.contains(member), "{details}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_does_not_say_which_version_it_made_is_no_change() {
+        let id = Uuid::now_v7();
+        let placed = |version: i64, ends_at: serde_json::Value| {
+            json!({
+                "bid_id": id, "item_id": id, "seller_id": id, "bidder_id": id, "outbid_id": null, "amount": "12.00",
+                "currency": "USD", "seq": 1, "version": version, "ends_at": ends_at, "placed_at": "2026-12-01T00:00:00Z",
+                "current_price": "12.00", "min_next_bid": "13.00", "reserve_met": true,
+            })
+            .to_string()
+        };
+        let end = || json!("2026-12-02T00:00:00Z");
+
+        let change = ItemChange::from_event(BidPlaced::NAME, &placed(2, end())).unwrap();
+        assert_eq!((change.name(), change.version()), ("bid", 2));
+        let back: ItemChange = serde_json::from_str(&serde_json::to_string(&change).unwrap()).unwrap();
+        assert_eq!(back, change);
+
+        for (name, payload) in [
+            (BidPlaced::NAME, placed(0, end())),
+            (BidPlaced::NAME, placed(2, json!(null))),
+            (BidPlaced::NAME, "{}".to_owned()),
+            (BidWon::NAME, placed(2, end())),
+            (ItemCreated::NAME, placed(2, end())),
+        ] {
+            assert_eq!(ItemChange::from_event(name, &payload), None, "{name} {payload}");
         }
     }
 
