@@ -11,8 +11,9 @@ use axum::{
     routing::{MethodFilter, on},
 };
 use bytes::{Bytes, BytesMut};
+use contracts::auctions::{GetItem, ListChanges};
 use futures_util::StreamExt;
-use platform::{Answer, Command, Delivery, Query, Sent, Trace, wire};
+use platform::{Answer, Command, Delivery, Message, Query, Sent, Trace, wire};
 use serde::Deserialize;
 
 use crate::{
@@ -30,6 +31,7 @@ const BODY_WITHIN: Duration = Duration::from_secs(15);
 /// The longest `Idempotency-Key`.
 const KEY: usize = 255;
 
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -106,6 +108,13 @@ pub(crate) fn outcome(paths: impl Into<Vec<&'static str>>) -> Line {
         Box::pin(async move { commands::show(&app, request).await })
     })
     .bearer()
+}
+
+/// Opens the live view of the item in the path.
+pub(crate) fn watch(paths: impl Into<Vec<&'static str>>) -> Line {
+    Line::new(MethodFilter::GET, paths.into(), Some(ListChanges::FUNCTION), |app, how, request| {
+        Box::pin(async move { watch_item(&app, how, request).await })
+    })
 }
 
 impl Line {
@@ -238,6 +247,20 @@ async fn ask_query<Q: Query>(app: &App, how: How, request: Request) -> Result<Re
         Problem::unavailable()
     })?;
     answered(answer, how, &parts.headers)
+}
+
+async fn watch_item(app: &App, how: How, request: Request) -> Result<Response, Problem> {
+    let (mut parts, _) = request.into_parts();
+    let caller = app.auth.caller(&parts.headers, how.bearer).await?;
+    let path = path(&mut parts).await?;
+    let GetItem { item_id } = decode::query(&given(&path, how), "")?;
+    let seen = last_event_id(&parts.headers);
+    app.live.watch(item_id, seen, caller, &trace(&mut parts)).await
+}
+
+/// The version that a client of a live view has seen. What is not a version is ignored: then it gets the whole.
+fn last_event_id(headers: &HeaderMap) -> Option<i64> {
+    headers.get(LAST_EVENT_ID)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// The function's words, byte for byte.

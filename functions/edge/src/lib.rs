@@ -7,6 +7,7 @@
 //! |---|---|
 //! | a URL, and what it sends | `routes` |
 //! | how a request becomes a message, and an answer a response | `exchange`, `decode` |
+//! | what happens to an item, as it happens | `live` |
 //! | who is calling | `auth` |
 //! | what became of a command | `commands` |
 //! | what an error looks like | `problem` |
@@ -21,6 +22,7 @@ mod exchange;
 mod frame;
 mod health;
 mod limits;
+mod live;
 mod problem;
 mod routes;
 mod server;
@@ -37,7 +39,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::{auth::Auth, command_token::CommandKey, exchange::Line, health::Readiness, limits::Room};
+use crate::{
+    auth::Auth, command_token::CommandKey, exchange::Line, health::Readiness, limits::Room, live::Live,
+};
 
 /// How many requests over NATS are answered at once, for each function.
 const SERVED: usize = 64;
@@ -88,7 +92,7 @@ async fn bind(port: u16) -> anyhow::Result<TcpListener> {
 /// Serves HTTP until told to stop; returns when what was in flight is finished, or after 25 seconds.
 pub async fn serve(env: Env, bus: Bus, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let settings: Settings = env.read()?;
-    let (router, app) = router(&settings, bus.clone()).await?;
+    let (router, app) = router(&settings, bus.clone(), stop.clone()).await?;
     let service = service(&app).start(&bus).await?;
     let keys = tokio::spawn(async move { app.auth.keep_keys().await });
     server::serve(router, listener, stop).await;
@@ -114,15 +118,21 @@ struct App {
     commands: CommandKey,
     readiness: Readiness,
     room: Room,
+    live: Live,
 }
 
 /// The routes with everything around them.
-async fn router(settings: &Settings, bus: Bus) -> anyhow::Result<(Router, Arc<App>)> {
+async fn router(
+    settings: &Settings,
+    bus: Bus,
+    stop: CancellationToken,
+) -> anyhow::Result<(Router, Arc<App>)> {
     let lines = routes::table();
     let app = Arc::new(App {
         sender: Sender::start(bus.clone()).await?,
         auth: Auth::new(bus.clone(), &settings.jwt_issuer),
         commands: CommandKey::new(settings.edge_key.as_deref())?,
+        live: Live::new(bus.clone(), stop),
         readiness: Readiness::of(bus, lines.iter().filter_map(Line::function)),
         room: Room::default(),
     });
@@ -158,6 +168,7 @@ fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
             header::IF_NONE_MATCH,
             header::IF_MATCH,
             named("idempotency-key"),
+            named("last-event-id"),
             named("traceparent"),
             named("x-correlation-id"),
             named("x-request-id"),

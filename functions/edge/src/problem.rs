@@ -84,6 +84,11 @@ impl Problem {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "TIMEOUT", message)
     }
 
+    /// Whether it is our doing, so that the same request may well succeed later.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.status.is_server_error()
+    }
+
     /// Completes the response that carries this problem.
     pub(crate) fn write(self, request_id: &str, response: &mut Response) {
         let headers = response.headers_mut();

@@ -8,7 +8,7 @@ use contracts::{
     stats::GetUserStats,
 };
 
-use crate::exchange::{Line, ask, outcome, send};
+use crate::exchange::{Line, ask, outcome, send, watch};
 
 /// All lines.
 #[rustfmt::skip]
@@ -23,6 +23,7 @@ pub(crate) fn table() -> Vec<Line> {
         ask::<GetItem>(["/api/v1/items/{item_id}"]).versioned(),
         send::<PlaceBid>(["/api/v1/items/{item_id}/bids"]).bearer().created(),
         ask::<ListBids>(["/api/v1/items/{item_id}/bids"]),
+        watch(["/api/v1/items/{item_id}/events"]),
         // stats
         ask::<GetUserStats>(["/api/v1/users/{user_id}/stats"]),
         ask::<GetUserStats>(["/api/v1/users/me/stats"]).bearer().without(&["user_id"]),

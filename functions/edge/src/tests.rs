@@ -10,7 +10,7 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use contracts::{
-    UserId,
+    ItemId, UserId,
     auctions::{GetItem, Item},
     identity::GetJwks,
     stats::{GetUserStats, UserStats},
@@ -33,18 +33,18 @@ const BIDS: &str = "/api/v1/items/01900000-0000-7000-8000-000000000001/bids";
 
 // --- what is asked --------------------------------------------------------------------------------
 
-struct Answered {
-    status: StatusCode,
+pub(crate) struct Answered {
+    pub(crate) status: StatusCode,
     headers: HeaderMap,
     body: Value,
 }
 
 impl Answered {
-    fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    fn code(&self) -> &str {
+    pub(crate) fn code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
 
@@ -74,7 +74,7 @@ async fn call(
     }
 }
 
-async fn get(router: &Router, uri: &str, headers: &[(&str, &str)]) -> Answered {
+pub(crate) async fn get(router: &Router, uri: &str, headers: &[(&str, &str)]) -> Answered {
     call(router, "GET", uri, headers, Body::empty()).await
 }
 
@@ -85,7 +85,7 @@ async fn post(router: &Router, uri: &str, body: &str) -> Answered {
 async fn router_over(url: &str, settings: Settings) -> (Router, Bus) {
     let config = Config { nats_url: url.into(), ..Env::default().read().unwrap() };
     let bus = Bus::connect(&config, "edge").await.unwrap();
-    (crate::router(&settings, bus.clone()).await.unwrap().0, bus)
+    (crate::router(&settings, bus.clone(), CancellationToken::new()).await.unwrap().0, bus)
 }
 
 fn settings() -> Settings {
@@ -99,19 +99,19 @@ async fn alone() -> Router {
 
 // --- who answers ----------------------------------------------------------------------------------
 
-struct World {
-    router: Router,
-    bus: Bus,
-    stop: CancellationToken,
-    _nats: local::Nats,
+pub(crate) struct World {
+    pub(crate) router: Router,
+    pub(crate) bus: Bus,
+    pub(crate) stop: CancellationToken,
+    pub(crate) nats: local::Nats,
 }
 
 impl World {
-    async fn start(functions: Vec<Function>) -> Self {
+    pub(crate) async fn start(functions: Vec<Function>) -> Self {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nats/server.conf");
         let nats = local::Nats::throwaway(&config, &|_| {}).unwrap();
         let (router, bus) = router_over(&nats.url(), settings()).await;
-        let world = Self { router, bus, stop: CancellationToken::new(), _nats: nats };
+        let world = Self { router, bus, stop: CancellationToken::new(), nats };
         until(async || world.bus.is_connected()).await;
         for function in functions {
             world.serve(function).await;
@@ -137,7 +137,7 @@ impl Drop for World {
     }
 }
 
-async fn until(mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..100 {
         if holds().await {
             return;
@@ -167,15 +167,20 @@ async fn get_user_stats(cx: &mut Cx, asked: GetUserStats) -> platform::Result<Us
 }
 
 async fn get_item(_: &mut Cx, asked: GetItem) -> platform::Result<Item> {
+    Ok(lamp(asked.item_id, 7))
+}
+
+pub(crate) fn lamp(id: ItemId, version: i64) -> Item {
     let (user, time) = (UserId(Uuid::nil()), "2026-12-01T00:00:00Z");
-    Ok(serde_json::from_value(json!({
-        "id": asked.item_id, "seller_id": user, "name": "Lamp", "description": "", "category_id": null,
+    let item = json!({
+        "id": id, "seller_id": user, "name": "Lamp", "description": "", "category_id": null,
         "image_urls": [], "currency": "USD", "start_price": "1.00", "bid_increment": "0.01", "reserve_met": true,
         "buy_now_price": null, "current_price": "1.00", "min_next_bid": "1.00", "bid_count": 0, "leader_id": null,
         "status": "open", "starts_at": time, "ends_at": time, "extension_window_seconds": 0, "extension_seconds": 0,
-        "winner_id": null, "final_price": null, "closed_at": null, "version": 7, "created_at": time,
+        "winner_id": null, "final_price": null, "closed_at": null, "version": version, "created_at": time,
         "updated_at": time,
-    }))?)
+    });
+    serde_json::from_value(item).unwrap()
 }
 
 // --- tokens ---------------------------------------------------------------------------------------
@@ -418,7 +423,15 @@ async fn readyz_names_what_is_missing() {
     let answer = get(&world.router, "/readyz", &[]).await;
     assert_eq!(
         answer.body["missing"],
-        json!(["create-item", "get-user-stats", "list-bids", "login", "place-bid", "register"])
+        json!([
+            "create-item",
+            "get-user-stats",
+            "list-bids",
+            "list-changes",
+            "login",
+            "place-bid",
+            "register"
+        ])
     );
 }
 
@@ -639,7 +652,7 @@ async fn a_page_of_a_named_site_may_read_and_no_other() {
 #[tokio::test]
 async fn a_panic_says_nothing_about_itself() {
     let (router, bus) = router_over("nats://127.0.0.1:1", settings()).await;
-    let (_, app) = crate::router(&settings(), bus).await.unwrap();
+    let (_, app) = crate::router(&settings(), bus, CancellationToken::new()).await.unwrap();
     drop(router);
     let broken = Router::new().route("/", axum::routing::get(async || -> () { panic!("canary") }));
     let router = crate::surround(broken, &app, &[]).unwrap();
@@ -655,7 +668,7 @@ async fn a_panic_says_nothing_about_itself() {
 async fn when_there_is_no_room_it_is_said_at_once_and_probes_still_answer() {
     let config = Config { nats_url: "nats://127.0.0.1:1".into(), ..Env::default().read().unwrap() };
     let bus = Bus::connect(&config, "edge").await.unwrap();
-    let (router, app) = crate::router(&settings(), bus).await.unwrap();
+    let (router, app) = crate::router(&settings(), bus, CancellationToken::new()).await.unwrap();
     let _all = app.room.take_all();
 
     let answer = get(&router, ITEM, &[]).await;

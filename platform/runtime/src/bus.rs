@@ -8,8 +8,9 @@ use async_nats::{
     jetstream::{self, context::ContextBuilder, message::PublishMessage, stream::RawMessageErrorKind},
 };
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -18,7 +19,7 @@ use crate::{
     config::Config,
     error::Outage,
     outcome::OutcomeOf,
-    wire::{self, Answer, COMMANDS, Command, Query, header},
+    wire::{self, Answer, COMMANDS, Command, Envelope, Query, header},
 };
 
 /// How long a query may take before the asker gives up.
@@ -168,6 +169,20 @@ impl Bus {
         published.map_err(|error| Outage(format!("answer: {error}")).into())
     }
 
+    /// What happens to one thing from now on: the name and the payload of each event, as soon as the stream
+    /// has it.
+    ///
+    /// Best effort: what is said while the connection is away is not heard. Whoever must not miss anything
+    /// asks; what is asked over this connection from now on is answered when the listening has begun.
+    pub async fn live(&self, key: Uuid) -> Result<impl Stream<Item = (String, Box<RawValue>)> + use<>> {
+        let heard = self
+            .client
+            .subscribe(wire::live_subject(key))
+            .await
+            .map_err(|error| Outage(format!("listen to {key}: {error}")))?;
+        Ok(heard.filter_map(|message| std::future::ready(event_of(&message))))
+    }
+
     /// Tells the relay of a domain that its outbox has something. Best effort: the relay also polls.
     pub(crate) async fn poke(&self, domain: &str) {
         let _ = self.client.publish(wire::poke_subject(domain), Bytes::new()).await;
@@ -296,6 +311,13 @@ impl Bus {
             ApiAnswer::Err { error } => Ok(Err(error)),
         }
     }
+}
+
+/// The name and the payload of an event that the stream repeats: live.<thing>.<fact>.<version>.<key>
+fn event_of(message: &async_nats::Message) -> Option<(String, Box<RawValue>)> {
+    let (name, _key) = message.subject.strip_prefix("live.")?.rsplit_once('.')?;
+    let envelope: Envelope<Box<RawValue>> = serde_json::from_slice(&message.payload).ok()?;
+    Some((name.to_owned(), envelope.payload))
 }
 
 /// The server's code for "no message found".

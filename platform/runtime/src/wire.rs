@@ -128,6 +128,11 @@ pub(crate) fn poke_subject(domain: &str) -> String {
     format!("poke.{domain}")
 }
 
+/// Where the stream of events repeats what happens to one thing.
+pub(crate) fn live_subject(key: Uuid) -> String {
+    format!("live.*.*.*.{key}")
+}
+
 /// The envelope of every event, on the wire and in the outbox.
 ///
 /// Every member but the payload may be missing in a message typed by hand.

@@ -1,0 +1,433 @@
+//! The live view of an item: what happens to it as Server-Sent Events, each change once and in order.
+//!
+//! There are two sources. The bus tells a change at once, and may lose it; the item's log
+//! ([`ListChanges`]) knows them all, and has to be asked. Versions are dense, so who has sent version 7
+//! knows that 8 comes next: it is sent when it is heard. Whatever else is heard, and whatever happens that may
+//! have silenced the bus, is a doubt, and the log is asked until there is none.
+//!
+//! Watchers of one item share a [`Feed`]: one subscription, one reading of each event, and one answer of the
+//! log for all who need the same.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderName, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use contracts::{
+    ItemId,
+    auctions::{Changes, GetItem, ItemChange, ListChanges},
+};
+use futures_util::{Stream, StreamExt, stream};
+use platform::{Answer, Bus, Caller, Query, Trace};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::{
+    sync::{Mutex as AsyncMutex, OnceCell, OwnedSemaphorePermit, Semaphore, broadcast, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::problem::Problem;
+
+#[cfg(test)]
+mod tests;
+
+/// After so much silence a stream says that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// After so many of them in a row the log is asked: the last thing that was said may have been lost.
+const SILENT_BEATS: u32 = 2;
+/// How long to wait after the log could not be asked.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The most streams at once.
+const STREAMS: usize = 10_000;
+/// The most questions at once. A function takes some at a time and refuses the others: a crowd waits here.
+const QUESTIONS: usize = 16;
+/// How many runs a watcher may be behind before it has to ask the log. A client that does not read holds no more.
+const BEHIND: usize = 128;
+/// The most changes that are sent as one run.
+const RUN: usize = 64;
+
+/// A browser that loses the connection comes again after a second.
+const RETRY: &[u8] = b"retry: 1000\n\n";
+const ALIVE: &[u8] = b": alive\n\n";
+
+/// All live views of this process.
+pub(crate) struct Live {
+    bus: Bus,
+    stop: CancellationToken,
+    room: Arc<Semaphore>,
+    questions: Arc<Semaphore>,
+    feeds: Arc<Feeds>,
+    heartbeat: Duration,
+}
+
+impl Live {
+    /// Streams end when told to stop: clients go on elsewhere from the last version they saw.
+    pub(crate) fn new(bus: Bus, stop: CancellationToken) -> Self {
+        Self {
+            bus,
+            stop,
+            room: Arc::new(Semaphore::new(STREAMS)),
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            feeds: Arc::default(),
+            heartbeat: HEARTBEAT,
+        }
+    }
+
+    /// Begins a stream: with what happened after the version that was seen last, else with the item as it is now.
+    pub(crate) async fn watch(
+        &self,
+        item: ItemId,
+        seen: Option<i64>,
+        caller: Option<Caller>,
+        trace: &Trace,
+    ) -> Result<Response, Problem> {
+        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| Problem::unavailable())?;
+        // Heard first, asked then: nothing happens between the two unheard.
+        let feed = self.join(item).await?;
+        let mut watcher = Watcher {
+            heard: feed.runs.subscribe(),
+            connections: self.bus.connections(),
+            feed,
+            caller,
+            sent: seen.unwrap_or_default(),
+            doubt: None,
+            ask_at: Instant::now(),
+            heartbeat: self.heartbeat,
+            beat_at: Instant::now() + self.heartbeat,
+            beats: 0,
+            _room: room,
+        };
+        watcher.connections.mark_unchanged();
+        let first = match seen {
+            None => Some(watcher.snapshot(trace).await?),
+            Some(_) => match watcher.catch_up(Instant::now(), trace).await {
+                // Nobody is there to ask. To a browser that comes back after an outage a 503 would be final.
+                Err(problem) if problem.is_ours() => {
+                    watcher.doubt_since(Instant::now());
+                    None
+                }
+                first => first?,
+            },
+        };
+        let opening = [RETRY, first.as_deref().unwrap_or(ALIVE)].concat();
+        let frames = stream::unfold(watcher, async |mut watcher| Some((watcher.next().await?, watcher)));
+        let frames =
+            stream::iter([opening.into()]).chain(frames).take_until(self.stop.clone().cancelled_owned());
+        let headers = [
+            (header::CONTENT_TYPE, "text/event-stream"),
+            (header::CACHE_CONTROL, "no-cache"),
+            // Of nginx, which would keep events back to send them together.
+            (HeaderName::from_static("x-accel-buffering"), "no"),
+        ];
+        Ok((headers, Body::from_stream(frames.map(Ok::<Bytes, Infallible>))).into_response())
+    }
+
+    /// The feed of an item; it is heard when this returns.
+    async fn join(&self, item: ItemId) -> Result<Arc<Feed>, Problem> {
+        let feed = {
+            let mut feeds = lock(&self.feeds);
+            let found = feeds.get(&item).and_then(Weak::upgrade);
+            found.unwrap_or_else(|| {
+                let feed = Arc::new(Feed {
+                    item,
+                    bus: self.bus.clone(),
+                    questions: Arc::clone(&self.questions),
+                    runs: broadcast::Sender::new(BEHIND),
+                    hearing: OnceCell::new(),
+                    recent: AsyncMutex::default(),
+                    feeds: Arc::clone(&self.feeds),
+                });
+                feeds.insert(item, Arc::downgrade(&feed));
+                feed
+            })
+        };
+        let hear = async || {
+            let heard = self.bus.live(item.0).await?;
+            Ok(AbortOnDropHandle::new(tokio::spawn(hear(heard, feed.runs.clone()))))
+        };
+        feed.hearing.get_or_try_init(hear).await.map_err(|error: platform::Error| {
+            tracing::warn!(%error, "no live view");
+            Problem::unavailable()
+        })?;
+        Ok(feed)
+    }
+}
+
+/// One open stream.
+struct Watcher {
+    feed: Arc<Feed>,
+    heard: broadcast::Receiver<Arc<Run>>,
+    connections: watch::Receiver<u64>,
+    caller: Option<Caller>,
+    /// The version that was sent last.
+    sent: i64,
+    /// Since when something may be missing.
+    doubt: Option<Instant>,
+    ask_at: Instant,
+    heartbeat: Duration,
+    beat_at: Instant,
+    /// Heartbeats since something was sent.
+    beats: u32,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Watcher {
+    /// What is to be sent next, as soon as there is something; `None` when there is no such item.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            tokio::select! {
+                heard = self.heard.recv() => match heard.ok().and_then(|run| run.after(self.sent)) {
+                    Some((frames, last)) if last > self.sent => return Some(self.send(frames, last)),
+                    Some(_) => {}
+                    // A gap, or too much was said while the client did not read.
+                    None => self.doubt_since(Instant::now()),
+                },
+                Ok(()) = self.connections.changed() => {
+                    self.doubt_since(Instant::now());
+                    self.ask_at = Instant::now();
+                }
+                () = sleep_until(self.ask_at), if self.doubt.is_some() => {
+                    let since = self.doubt.unwrap_or_else(Instant::now);
+                    match self.catch_up(since, &Trace::start()).await {
+                        Ok(Some(frames)) => return Some(frames),
+                        Err(problem) if !problem.is_ours() => return None,
+                        Ok(None) | Err(_) => self.ask_at = Instant::now() + AGAIN,
+                    }
+                }
+                () = sleep_until(self.beat_at) => {
+                    self.beat_at = Instant::now() + self.heartbeat;
+                    self.beats += 1;
+                    if self.beats.is_multiple_of(SILENT_BEATS) {
+                        // What another watcher of the item learned since the last beat is new enough.
+                        self.doubt_since(Instant::now() - self.heartbeat);
+                    }
+                    return Some(Bytes::from_static(ALIVE));
+                }
+            }
+        }
+    }
+
+    fn doubt_since(&mut self, instant: Instant) {
+        if self.doubt.is_none() {
+            self.ask_at = Instant::now();
+        }
+        self.doubt = self.doubt.max(Some(instant));
+    }
+
+    fn send(&mut self, frames: Bytes, last: i64) -> Bytes {
+        self.sent = last;
+        self.beats = 0;
+        self.beat_at = Instant::now() + self.heartbeat;
+        frames
+    }
+
+    /// What the log has after what was sent, a page at a time; `None` when that is nothing and the doubt is gone.
+    async fn catch_up(&mut self, since: Instant, trace: &Trace) -> Result<Option<Bytes>, Problem> {
+        let page = self.feed.page(self.sent, since, trace).await?;
+        let frames = match &page.run {
+            // It cannot be told change by change, so the whole is told.
+            None => Some(self.snapshot(trace).await?),
+            Some(run) => match run.after(self.sent) {
+                Some((frames, last)) if last > self.sent => Some(self.send(frames, last)),
+                _ => None,
+            },
+        };
+        self.doubt = if page.settles(since) { None } else { Some(since) };
+        Ok(frames)
+    }
+
+    /// The item as the caller may see it.
+    async fn snapshot(&mut self, trace: &Trace) -> Result<Bytes, Problem> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: i64,
+        }
+        let item = self.feed.ask(&GetItem { item_id: self.feed.item }, self.caller, trace).await?;
+        let Versioned { version } = serde_json::from_slice(&item.body).map_err(|_| Problem::internal())?;
+        let mut frames = Vec::new();
+        frame(&mut frames, "snapshot", version, &item.body);
+        Ok(self.send(frames.into(), version))
+    }
+}
+
+/// The feeds that somebody watches.
+type Feeds = Mutex<HashMap<ItemId, Weak<Feed>>>;
+
+/// What happens to one item, for all who watch it; ends when the last of them leaves.
+struct Feed {
+    item: ItemId,
+    bus: Bus,
+    questions: Arc<Semaphore>,
+    runs: broadcast::Sender<Arc<Run>>,
+    hearing: OnceCell<AbortOnDropHandle<()>>,
+    recent: AsyncMutex<Option<Said>>,
+    feeds: Arc<Feeds>,
+}
+
+/// What the log said last, and when it was asked.
+type Said = (Instant, Result<Arc<Page>, Problem>);
+
+impl Feed {
+    /// What the log has after a version, as of `since` or later. Those who need it at the same time wait for
+    /// one answer, and what the log once said it would say again.
+    async fn page(&self, version: i64, since: Instant, trace: &Trace) -> Result<Arc<Page>, Problem> {
+        let needed = Instant::now();
+        let mut recent = self.recent.lock().await;
+        match &*recent {
+            Some((_, Ok(page))) if page.serves(version, since) => return Ok(Arc::clone(page)),
+            Some((asked, Err(problem))) if *asked >= needed => return Err(problem.clone()),
+            _ => {}
+        }
+        let asked = Instant::now();
+        let changes = self.ask(&ListChanges { item_id: self.item, after: version }, None, trace).await;
+        let page = changes.and_then(|answer| Page::read(&answer, version, asked)).map(Arc::new);
+        recent.insert((asked, page)).1.clone()
+    }
+
+    /// Asks, and takes no refusal for an answer.
+    async fn ask<Q: Query>(
+        &self,
+        query: &Q,
+        caller: Option<Caller>,
+        trace: &Trace,
+    ) -> Result<Answer, Problem> {
+        if !self.bus.is_connected() {
+            // Everyone would wait in line for the same silence.
+            return Err(Problem::unavailable());
+        }
+        let _turn = self.questions.acquire().await;
+        let answer = self.bus.ask(query, caller, trace).await.map_err(|error| {
+            tracing::warn!(function = Q::FUNCTION, %error, "query not answered");
+            Problem::unavailable()
+        })?;
+        if answer.is_accepted() { Ok(answer) } else { Err(answer.into()) }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        let mut feeds = lock(&self.feeds);
+        // Not if somebody has come meanwhile and made it anew.
+        if feeds.get(&self.item).is_some_and(|feed| feed.strong_count() == 0) {
+            feeds.remove(&self.item);
+        }
+    }
+}
+
+fn lock(feeds: &Feeds) -> MutexGuard<'_, HashMap<ItemId, Weak<Feed>>> {
+    feeds.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads what the bus says, once for all watchers.
+async fn hear(heard: impl Stream<Item = (String, Box<RawValue>)>, runs: broadcast::Sender<Arc<Run>>) {
+    let mut heard = pin!(heard.ready_chunks(RUN));
+    while let Some(events) = heard.next().await {
+        let changes = events.iter().filter_map(|(name, payload)| ItemChange::from_event(name, payload.get()));
+        for run in Run::of(changes) {
+            // Nobody listens when the last one is just leaving.
+            let _ = runs.send(Arc::new(run));
+        }
+    }
+}
+
+/// What the log said when it was asked what came after a version.
+struct Page {
+    asked: Instant,
+    after: i64,
+    has_more: bool,
+    /// `None` when it could not say.
+    run: Option<Run>,
+}
+
+impl Page {
+    fn read(answer: &Answer, after: i64, asked: Instant) -> Result<Self, Problem> {
+        let Changes { changes, has_more, complete } = answer.parse().map_err(|error| {
+            tracing::error!(%error, "the changes of an item cannot be read");
+            Problem::internal()
+        })?;
+        let run = complete.then(|| {
+            let mut runs = Run::of(changes.into_iter());
+            runs.next().unwrap_or_else(|| Run::nothing(after))
+        });
+        Ok(Self { asked, after, has_more, run })
+    }
+
+    /// Whether it says what came after the version: what has happened does not change, but that nothing has
+    /// happened since is only known of the time when the log was asked.
+    fn serves(&self, version: i64, since: Instant) -> bool {
+        match &self.run {
+            Some(run) => {
+                (self.after..run.last()).contains(&version) || (version == run.last() && self.settles(since))
+            }
+            None => version == self.after && self.asked >= since,
+        }
+    }
+
+    /// Whether there was nothing more at that time.
+    fn settles(&self, since: Instant) -> bool {
+        !self.has_more && self.asked >= since
+    }
+}
+
+/// Changes each of which is one version above the one before, ready to be sent.
+struct Run {
+    first: i64,
+    /// Where each of them ends in the frames.
+    ends: Vec<usize>,
+    frames: Bytes,
+}
+
+impl Run {
+    /// Changes in as few runs as their versions allow.
+    fn of(changes: impl Iterator<Item = ItemChange>) -> impl Iterator<Item = Self> {
+        let mut changes = changes.peekable();
+        std::iter::from_fn(move || {
+            let first = changes.peek()?.version();
+            let (mut ends, mut frames) = (Vec::new(), Vec::new());
+            let mut next = first;
+            while let Some(change) = changes.next_if(|change| change.version() == next) {
+                // Plain members: there is nothing in them that has no JSON.
+                frame(&mut frames, change.name(), next, change.data().unwrap_or_default().as_bytes());
+                ends.push(frames.len());
+                next += 1;
+            }
+            Some(Self { first, ends, frames: frames.into() })
+        })
+    }
+
+    /// No change after a version.
+    fn nothing(after: i64) -> Self {
+        Self { first: after + 1, ends: Vec::new(), frames: Bytes::new() }
+    }
+
+    fn last(&self) -> i64 {
+        self.first - 1 + i64::try_from(self.ends.len()).unwrap_or_default()
+    }
+
+    /// What comes after a version, and its last version; `None` when something between is missing.
+    fn after(&self, version: i64) -> Option<(Bytes, i64)> {
+        let known = usize::try_from(version + 1 - self.first).ok()?;
+        let start = match known.checked_sub(1) {
+            None => 0,
+            Some(last) => self.ends.get(last).copied().unwrap_or(self.frames.len()),
+        };
+        Some((self.frames.slice(start..), self.last()))
+    }
+}
+
+/// One event as it goes out. JSON has no line breaks of its own, so its data is one line.
+fn frame(frames: &mut Vec<u8>, event: &str, version: i64, data: &[u8]) {
+    frames.extend_from_slice(format!("id: {version}\nevent: {event}\ndata: ").as_bytes());
+    frames.extend_from_slice(data);
+    frames.extend_from_slice(b"\n\n");
+}
