@@ -748,3 +748,320 @@ fn commands_are_taken_over_nats_as_over_http() {
         platform.stop().await;
     });
 }
+
+// --- the live view --------------------------------------------------------------------------------
+
+/// Somebody who looks on: an open stream of Server-Sent Events.
+struct Watching {
+    response: Response,
+    text: String,
+}
+
+/// One event of a stream, its data as it came.
+#[derive(Debug, Clone, PartialEq)]
+struct Told {
+    event: String,
+    id: i64,
+    data: String,
+}
+
+impl Told {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap()
+    }
+}
+
+impl Watching {
+    async fn open(url: &str, item: &Value, seen: Option<i64>) -> Self {
+        let request = Visitor::of(url).request(Method::GET, &format!("{}/events", path_of(item)));
+        let request = seen.into_iter().fold(request, |request, id| request.header("Last-Event-ID", id));
+        let response = request.send().await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-type"]),
+            (200, &"text/event-stream".parse().unwrap())
+        );
+        Self { response, text: String::new() }
+    }
+
+    /// The next event, which comes sooner than the log is asked in a silence; `None` when the stream has ended.
+    async fn next(&mut self) -> Option<Told> {
+        tokio::time::timeout(Duration::from_secs(10), self.read()).await.unwrap()
+    }
+
+    async fn read(&mut self) -> Option<Told> {
+        loop {
+            while let Some((frame, rest)) = self.text.split_once("\n\n") {
+                let lines: Vec<&str> = frame.lines().collect();
+                let told = match lines.as_slice() {
+                    [id, event, data] => Some(Told {
+                        event: event.strip_prefix("event: ").unwrap().to_owned(),
+                        id: id.strip_prefix("id: ").unwrap().parse().unwrap(),
+                        data: data.strip_prefix("data: ").unwrap().to_owned(),
+                    }),
+                    _ => None,
+                };
+                self.text = rest.to_owned();
+                if told.is_some() {
+                    return told;
+                }
+            }
+            let more = self.response.chunk().await.ok()??;
+            self.text.push_str(std::str::from_utf8(&more).unwrap());
+        }
+    }
+
+    /// Everything up to a version.
+    async fn until(&mut self, version: i64) -> Vec<Told> {
+        let mut told: Vec<Told> = Vec::new();
+        while told.last().is_none_or(|last| last.id < version) {
+            told.push(self.next().await.unwrap());
+        }
+        told
+    }
+}
+
+/// Each version once and in order, the snapshot first.
+fn assert_dense(told: &[Told], first: i64) {
+    let ids: Vec<i64> = told.iter().map(|told| told.id).collect();
+    let expected: Vec<i64> = (first..).take(told.len()).collect();
+    assert_eq!(ids, expected);
+}
+
+fn version_after(bid: &Seen) -> i64 {
+    assert_eq!(bid.status, 201, "{}", bid.body);
+    bid.body["item"]["version"].as_i64().unwrap()
+}
+
+#[test]
+fn a_watcher_sees_the_item_every_bid_the_extension_and_the_hammer() {
+    story(async {
+        let (ann, bob) = (Visitor::new(&SHARED, "ann").await, Visitor::new(&SHARED, "bob").await);
+        let item = ann.offer(2.5, json!({ "extension_window_seconds": 1, "extension_seconds": 1 })).await;
+        let mut watching = Watching::open(&SHARED, &item, None).await;
+
+        let first = bob.bid(&item, json!(10)).await;
+        let second = bob.bid(&item, json!(11)).await;
+        let ends_at = Timestamp::parse(item["ends_at"].as_str().unwrap()).unwrap();
+        tokio::time::sleep(ends_at.since(Timestamp::now()) - Duration::from_millis(600)).await;
+        let late = bob.bid(&item, json!(12)).await;
+        assert_eq!((version_after(&first), version_after(&second), version_after(&late)), (2, 3, 5));
+
+        let told = watching.until(6).await;
+        assert_dense(&told, 1);
+        let events: Vec<&str> = told.iter().map(|told| told.event.as_str()).collect();
+        assert_eq!(events, ["snapshot", "bid", "bid", "bid", "extended", "closed"]);
+        assert_eq!((&told[0].json()["name"], &told[0].json()["bid_count"]), (&json!("Lamp"), &json!(0)));
+        assert_eq!((&told[1].json(), told[2].json()), (&first.body, second.body));
+        // The bid is the answer that its bidder got, but for the version: what it caused comes after it.
+        let mut bid = late.body.clone();
+        bid["item"]["version"] = json!(4);
+        assert_eq!(told[3].json(), bid);
+        assert_eq!(told[4].json()["ends_at"], late.body["item"]["ends_at"]);
+        let closed = bob.get(&path_of(&item)).await.body;
+        for member in ["status", "winner_id", "final_price", "closed_at", "ends_at", "version"] {
+            assert_eq!(told[5].json()[member], closed[member], "{member}");
+        }
+
+        // Told from the log it is the same, letter by letter.
+        let again = Watching::open(&SHARED, &item, Some(1)).await.until(6).await;
+        assert_eq!(again, told[1..]);
+        let anew = Watching::open(&SHARED, &item, None).await.next().await.unwrap();
+        assert_eq!((anew.event.as_str(), anew.id, anew.json()), ("snapshot", 6, closed));
+    });
+}
+
+#[test]
+fn who_was_cut_off_goes_on_where_it_ended_with_nothing_missing_and_nothing_twice() {
+    story(async {
+        let (ann, bob) = (Visitor::new(&SHARED, "ann").await, Visitor::new(&SHARED, "bob").await);
+        let item = ann.offer(120.0, json!({})).await;
+        let bidding = async {
+            for amount in 10..60 {
+                version_after(&bob.bid(&item, json!(amount)).await);
+            }
+        };
+        // Cut off after every few events, in the middle of it all.
+        let watching = async {
+            let mut told = Vec::new();
+            let mut seen = None;
+            while seen != Some(51) {
+                let mut watching = Watching::open(&SHARED, &item, seen).await;
+                for _ in 0..7 {
+                    let next = watching.next().await.unwrap();
+                    seen = Some(next.id);
+                    told.push(next);
+                    if seen == Some(51) {
+                        break;
+                    }
+                }
+            }
+            told
+        };
+        let ((), told) = tokio::join!(bidding, watching);
+
+        assert_dense(&told, told[0].id);
+        let snapshots = told.iter().filter(|told| told.event == "snapshot").count();
+        assert_eq!((snapshots, told[0].event.as_str()), (1, "snapshot"));
+    });
+}
+
+#[test]
+fn many_who_watch_many_bidders_all_see_the_same() {
+    story(async {
+        let ann = Visitor::new(&SHARED, "ann").await;
+        let item = ann.offer(4.0, json!({ "extension_window_seconds": 3 })).await;
+        let bidders: Vec<Visitor> =
+            futures_util::future::join_all((0..5).map(|_| Visitor::new(&SHARED, "bidder"))).await;
+        let mut watching =
+            futures_util::future::join_all((0..20).map(|_| Watching::open(&SHARED, &item, None))).await;
+        let bidding = bidders.iter().enumerate().map(|(n, bidder)| {
+            let item = &item;
+            async move {
+                for round in 0..20 {
+                    bidder.bid(item, json!(10 + round * 5 + n)).await;
+                }
+            }
+        });
+        futures_util::future::join_all(bidding).await;
+        // A bid that comes late moves the end by three seconds.
+        let closed = bidders[0].get_until(&path_of(&item), |item| item["closed_at"].is_string()).await;
+
+        let version = closed["version"].as_i64().unwrap();
+        let told =
+            futures_util::future::join_all(watching.iter_mut().map(|watching| watching.until(version))).await;
+
+        for each in &told {
+            assert_dense(each, 1);
+            assert_eq!(each, &told[0]);
+        }
+        let bids = told[0].iter().filter(|told| told.event == "bid").count();
+        let extensions = told[0].iter().filter(|told| told.event == "extended").count();
+        assert_eq!(
+            (json!(bids), i64::try_from(bids + extensions).unwrap() + 2),
+            (closed["bid_count"].clone(), version)
+        );
+        assert_eq!(told[0].last().unwrap().event, "closed");
+    });
+}
+
+#[test]
+fn while_nats_is_killed_and_the_edge_restarts_a_watcher_misses_nothing() {
+    story(async {
+        let data = local::temp_dir().unwrap();
+        let platform = start_in(data.path(), Vec::new(), false).await;
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let item = ann.offer(300.0, json!({})).await;
+        let bob = Visitor::new(&platform.url, "bob").await;
+        let mut watching = Watching::open(&platform.url, &item, None).await;
+        let killing = async {
+            for _ in 0..2 {
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                let pid = platform.service_pids().0.unwrap();
+                assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+            }
+        };
+        let bidding = async {
+            let mut last = 0;
+            for amount in 10..40 {
+                let key = format!("n-{amount}");
+                for attempt in 0.. {
+                    let seen = bob.post_with_key(&bids_of(&item), &key, json!({ "amount": amount })).await;
+                    if seen.status == 201 {
+                        last = version_after(&seen);
+                        break;
+                    }
+                    assert!(
+                        matches!(seen.status, 202 | 503) && attempt < 40,
+                        "{} {}",
+                        seen.status,
+                        seen.body
+                    );
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+            last
+        };
+        let (last, ()) = tokio::join!(bidding, killing);
+        let mut told = watching.until(last).await;
+        assert_eq!((last, told.len()), (31, 31));
+
+        // A stream that is open does not hold up the end, and ends with it.
+        let started = std::time::Instant::now();
+        platform.stop().await;
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        assert_eq!(watching.next().await, None);
+        let platform = start_in(data.path(), Vec::new(), false).await;
+        let bob = Visitor { url: platform.url.clone(), ..bob };
+        let last = version_after(&bob.bid(&item, json!(50)).await);
+        let mut watching = Watching::open(&platform.url, &item, Some(told.last().unwrap().id)).await;
+        told.extend(watching.until(last).await);
+        assert_dense(&told, 1);
+        assert_eq!(told.len(), 32);
+        drop(watching);
+        platform.stop().await;
+    });
+}
+
+/// A way to nats-server that can be cut and mended.
+struct Wire {
+    url: String,
+    cut: tokio::sync::watch::Sender<bool>,
+}
+
+impl Wire {
+    async fn to(nats_url: &str) -> Self {
+        let server = nats_url.trim_start_matches("nats://").to_owned();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let (cut, is_cut) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (server, mut is_cut) = (server.clone(), is_cut.clone());
+                tokio::spawn(async move {
+                    let mut far = tokio::net::TcpStream::connect(server).await.unwrap();
+                    tokio::select! {
+                        _ = is_cut.wait_for(|cut| *cut) => {}
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    }
+                });
+            }
+        });
+        Self { url, cut }
+    }
+}
+
+#[test]
+fn an_edge_that_was_cut_off_from_the_bus_makes_up_for_it() {
+    story(async {
+        let (platform, _data) = start(Vec::new()).await;
+        let wire = Wire::to(platform.env.get("NATS_URL").unwrap()).await;
+        let config = platform::Config { nats_url: wire.url.clone(), ..platform.env.read().unwrap() };
+        let bus = platform::Bus::connect(&config, "edge").await.unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = format!("http://{}", listener.local_addr().unwrap());
+        let stop = platform.stopping().clone();
+        let serving = tokio::spawn(edge::serve(platform.env.clone(), bus, listener, stop));
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let item = ann.offer(120.0, json!({})).await;
+        let bob = Visitor::new(&platform.url, "bob").await;
+        let mut watching = Watching::open(&other, &item, None).await;
+        version_after(&bob.bid(&item, json!(10)).await);
+        assert_dense(&watching.until(2).await, 1);
+
+        // While it is away nobody repeats to it what happens.
+        wire.cut.send_replace(true);
+        for amount in 11..20 {
+            version_after(&bob.bid(&item, json!(amount)).await);
+        }
+        wire.cut.send_replace(false);
+
+        let told = watching.until(11).await;
+        assert_dense(&told, 3);
+        // And it hears again.
+        version_after(&bob.bid(&item, json!(20)).await);
+        assert_eq!(watching.next().await.unwrap().id, 12);
+        platform.stop().await;
+        serving.await.unwrap().unwrap();
+    });
+}
