@@ -57,6 +57,11 @@ doc:
 call function *arguments:
     cargo run --quiet --release -- call "$@"
 
+# publish a sample of an event, for example `just emit bid.placed.v1 '{"amount":"30.00"}'`; alone: the list
+[group('try')]
+emit *arguments:
+    cargo run --quiet --release -- emit "$@"
+
 # all tests, or those whose name contains the word
 [group('change')]
 test *name:

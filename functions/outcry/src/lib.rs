@@ -43,6 +43,11 @@ pub fn nats_config() -> &'static str {
     NATS.get_file("server.conf").and_then(|file| file.contents_utf8()).unwrap_or_default()
 }
 
+/// The golden sample of an event, as it would go over the bus.
+pub fn sample(event: &str) -> Option<&'static str> {
+    NATS.get_file(format!("samples/{event}.json")).and_then(|file| file.contents_utf8())
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, path::Path};

@@ -12,7 +12,7 @@ use outcry::{
 };
 use platform::{Config, Env, Wakes, database};
 
-use crate::command_line::{call, dlq, join, run, say};
+use crate::command_line::{call, dlq, emit, join, run, say};
 
 /// An auction marketplace built as small functions on NATS JetStream.
 #[derive(Parser)]
@@ -68,6 +68,14 @@ enum Command {
         #[arg(long)]
         key: Option<String>,
     },
+    /// Publish a sample of an event, with a fresh id; without a name, list the events.
+    Emit {
+        /// For example `bid.placed.v1`.
+        event: Option<String>,
+        /// Members of its payload to replace, as a JSON object.
+        #[arg(default_value = "{}")]
+        changes: String,
+    },
     /// Look at what functions gave up, have it tried again, or forget it.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
@@ -115,6 +123,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Call { function, body, caller, key }) => {
             call::call(&function, &body, caller.as_deref(), key).await
         }
+        Some(Command::Emit { event, changes }) => emit::emit(event.as_deref(), &changes).await,
         Some(Command::Dlq(what)) => dlq::run(what).await,
         Some(Command::Deploy { function, program }) => run::deploy(&function, program).await,
         Some(Command::Ps) => run::ps().await,

@@ -2,6 +2,7 @@
 
 pub(crate) mod call;
 pub(crate) mod dlq;
+pub(crate) mod emit;
 pub(crate) mod run;
 
 use std::{io::Write, time::Duration};
