@@ -260,7 +260,7 @@ async fn watch_item(app: &App, how: How, request: Request) -> Result<Response, P
 
 /// The version that a client of a live view has seen. What is not a version is ignored: then it gets the whole.
 fn last_event_id(headers: &HeaderMap) -> Option<i64> {
-    headers.get(LAST_EVENT_ID)?.to_str().ok()?.trim().parse().ok()
+    headers.get(LAST_EVENT_ID)?.to_str().ok()?.trim().parse().ok().filter(|version| *version > 0)
 }
 
 /// The function's words, byte for byte.

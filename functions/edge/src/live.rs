@@ -53,7 +53,7 @@ const STREAMS: usize = 10_000;
 const QUESTIONS: usize = 16;
 /// How many runs a watcher may be behind before it has to ask the log. A client that does not read holds no more.
 const BEHIND: usize = 128;
-/// The most changes that are sent as one run.
+/// The most changes that are heard as one run.
 const RUN: usize = 64;
 
 /// A browser that loses the connection comes again after a second.
@@ -307,7 +307,8 @@ impl Feed {
         }
         let _turn = self.questions.acquire().await;
         let answer = self.bus.ask(query, caller, trace).await.map_err(|error| {
-            tracing::warn!(function = Q::FUNCTION, %error, "query not answered");
+            // Not louder: in an outage each feed says so every second.
+            tracing::debug!(function = Q::FUNCTION, %error, "query not answered");
             Problem::unavailable()
         })?;
         if answer.is_accepted() { Ok(answer) } else { Err(answer.into()) }
@@ -416,7 +417,7 @@ impl Run {
 
     /// What comes after a version, and its last version; `None` when something between is missing.
     fn after(&self, version: i64) -> Option<(Bytes, i64)> {
-        let known = usize::try_from(version + 1 - self.first).ok()?;
+        let known = usize::try_from(version - (self.first - 1)).ok()?;
         let start = match known.checked_sub(1) {
             None => 0,
             Some(last) => self.ends.get(last).copied().unwrap_or(self.frames.len()),

@@ -233,7 +233,7 @@ async fn who_comes_back_gets_what_was_missed_and_nothing_twice() {
     }
     // What is no version.
     let uri = format!("/api/v1/items/{item}/events");
-    for seen in ["", "x", "1e3", "99999999999999999999"] {
+    for seen in ["", "x", "0", "-1", "1e3", "9223372036854775807", "99999999999999999999"] {
         let response = open(&world, "GET", &uri, &[("last-event-id", seen)]).await;
         assert_eq!(Client::of(response).next().await, Some(snapshot(15)), "{seen}");
     }
@@ -275,13 +275,16 @@ async fn while_nobody_can_be_asked_a_stream_stays_open_and_misses_nothing() {
         until(async || asked(item) >= 2).await;
         // Who comes back now is let in, and has to wait like the others.
         let back = Client::open(&live, item, Some(2)).await;
+        let strange = Client::open(&live, item, Some(i64::MAX)).await;
+        bid(&world, item).await;
         shelved(item, |shelved| shelved.is_away = false);
-        back
+        (back, strange)
     };
-    let (seen, mut back) = tokio::join!(client.take(2), outage);
+    let (seen, (mut back, mut strange)) = tokio::join!(client.take(3), outage);
 
-    assert_eq!(seen, bids(2..=3));
-    assert_eq!(back.take(1).await, bids([3]));
+    assert_eq!(seen, bids(2..=4));
+    assert_eq!(back.take(2).await, bids(3..=4));
+    assert_eq!(strange.next().await, Some(snapshot(4)));
 }
 
 #[tokio::test]
