@@ -1,7 +1,7 @@
 //! Starts everything in one process: services, tables, streams, functions, relays and the edge.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -164,14 +164,29 @@ async fn find_services(
     if env.get("JWT_KEY_FILE").is_none() {
         env.set("JWT_KEY_FILE", data.join("jwt-key.pem").display().to_string());
     }
+    if env.get("EDGE_KEY").is_none() {
+        env.set("EDGE_KEY", edge_key(&data)?);
+    }
     Ok((services, data))
+}
+
+/// The key that signs the names of undecided commands, kept with the data: such a name outlives a restart.
+fn edge_key(data: &Path) -> anyhow::Result<String> {
+    let path = data.join("edge-key.env");
+    if !path.exists() {
+        let random: [u8; 32] = rand::random();
+        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        Env::note(&path, &[("EDGE_KEY", &hex)])?;
+    }
+    let kept = Env::of_file(&path)?;
+    kept.get("EDGE_KEY").map(str::to_owned).with_context(|| format!("{} holds no EDGE_KEY", path.display()))
 }
 
 impl Platform {
     /// Notes in the data folder where everything is, for functions that are started alone, the command line
     /// and the `nats` CLI.
     fn let_others_join(&self) -> anyhow::Result<()> {
-        let names = ["NATS_URL", "DATABASE_URL", "JWT_KEY_FILE", "OUTCRY_URL"];
+        let names = ["NATS_URL", "DATABASE_URL", "JWT_KEY_FILE", "EDGE_KEY", "OUTCRY_URL"];
         let known: Vec<(&str, &str)> =
             names.into_iter().filter_map(|name| Some((name, self.env.get(name)?))).collect();
         Env::note(&self.data.join(RUNNING), &known)?;

@@ -606,6 +606,57 @@ fn answers_that_come_too_late_are_found_by_those_who_asked() {
     });
 }
 
+/// Runs the command line beside the platform whose data is there; whether it went well, and what it printed.
+async fn outcry(data: &std::path::Path, arguments: &[&str]) -> (bool, String) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_outcry"));
+    command.args(arguments).env("OUTCRY_DATA", data).env_remove("NATS_URL");
+    let output = command.output().await.unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    (output.status.success(), text)
+}
+
+#[test]
+fn functions_are_called_and_events_emitted_from_the_command_line() {
+    story(async {
+        let (platform, data) = start(Vec::new()).await;
+        let outcry = async |arguments: &[&str]| outcry(data.path(), arguments).await;
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let item = ann.offer(60.0, json!({})).await;
+        let body = json!({ "item_id": item["id"] }).to_string();
+
+        let (good, shown) = outcry(&["call", "get-item", &body]).await;
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["id"], item["id"]);
+        assert!(good);
+        for (arguments, said) in [
+            (&["call", "get-item", "{"][..], "the body is no JSON"),
+            (&["call", "get-item", "{}"][..], "item_id"),
+            (&["call", "get-what"][..], "there is no function get-what"),
+            (&["call", "update-stats"][..], "outcry emit bid.placed.v1"),
+            (&["call", "place-bid", &body][..], "amount"),
+            (&["emit", "bid.placed.v9"][..], "there is no event bid.placed.v9"),
+            (&["emit", "bid.placed.v1", r#"{"bidder":1}"#][..], "has no member bidder"),
+            (&["emit", "bid.placed.v1", r#"{"amount":"much"}"#][..], "this is no bid.placed.v1"),
+        ] {
+            let (good, told) = outcry(arguments).await;
+            assert!(!good && told.contains(said), "{arguments:?}: {told}");
+        }
+
+        // Each is a new event, so it counts each time.
+        let bidder = json!({ "bidder_id": ann.id }).to_string();
+        for _ in 0..2 {
+            let (good, told) = outcry(&["emit", "bid.placed.v1", &bidder]).await;
+            assert!(good && told.contains("stored as EVENTS:"), "{told}");
+        }
+        ann.get_until("/api/v1/users/me/stats", |stats| {
+            stats["total_bids"] == 2 && stats["total_amount"] == "51.00"
+        })
+        .await;
+        let (_, events) = outcry(&["emit"]).await;
+        assert!(events.lines().any(|line| line == "bid.won.v1"), "{events}");
+        platform.stop().await;
+    });
+}
+
 /// A program that is one function of the platform, as `just deploy` would build it.
 fn program(folder: &std::path::Path, function: &str) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt;
@@ -669,13 +720,7 @@ fn functions_are_replaced_under_load_and_no_request_fails() {
 fn what_was_given_up_is_looked_at_and_driven_again_from_the_command_line() {
     story(async {
         let (platform, data) = start(Vec::new()).await;
-        let outcry = async |arguments: &[&str]| {
-            let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_outcry"));
-            command.args(arguments).env("OUTCRY_DATA", data.path()).env_remove("NATS_URL");
-            let output = command.output().await.unwrap();
-            let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-            (output.status.success(), text)
-        };
+        let outcry = async |arguments: &[&str]| outcry(data.path(), arguments).await;
         assert_eq!(outcry(&["dlq", "list"]).await, (true, "no dead letters\n".into()));
 
         // An event that cannot be counted until its body is one: typed by hand, on the bus itself.

@@ -115,8 +115,7 @@ impl Env {
         let mut variables: BTreeMap<String, String> = std::env::vars().collect();
         if variables.get("OUTCRY_ENV").map(String::as_str) != Some("production") && Path::new(".env").exists()
         {
-            for entry in dotenvy::from_path_iter(".env").context("read .env")? {
-                let (name, value) = entry.context("read .env")?;
+            for (name, value) in Self::of_file(Path::new(".env"))?.0 {
                 variables.entry(name).or_insert(value);
             }
         }
@@ -141,12 +140,17 @@ impl Env {
         if self.get("OUTCRY_ENV") == Some("production") || !note.exists() {
             return Ok(());
         }
-        let unread = || format!("read {}", note.display());
-        for entry in dotenvy::from_path_iter(&note).with_context(unread)? {
-            let (name, value) = entry.with_context(unread)?;
+        for (name, value) in Self::of_file(&note)?.0 {
             self.0.entry(name).or_insert(value);
         }
         Ok(())
+    }
+
+    /// The variables of a file of `name='value'` lines.
+    pub fn of_file(path: &Path) -> anyhow::Result<Self> {
+        let unread = || format!("read {}", path.display());
+        let entries = dotenvy::from_path_iter(path).with_context(unread)?;
+        entries.map(|entry| entry.with_context(unread)).collect::<anyhow::Result<_>>().map(Self)
     }
 
     /// Writes the note by which others find a platform: `name='value'` lines that only their owner may read.
