@@ -62,10 +62,20 @@ call function *arguments:
 emit *arguments:
     cargo run --quiet --release -- emit "$@"
 
-# all tests, or those whose name contains the word
+# the first lines of a function, for example `just new auctions watch-item`; --kind, --hears, --route
 [group('change')]
-test *name:
-    cargo test --workspace {{ name }}
+new domain function *options:
+    cargo run --quiet --package scaffold -- function "$@"
+
+# a domain with a database of its own; --emits when it says what happened
+[group('change')]
+new-domain name *options:
+    cargo run --quiet --package scaffold -- domain "$@"
+
+# all tests, or those of one function, or those whose name contains the word
+[group('change')]
+test name='' *options:
+    cargo test --workspace {{ if name =~ '^-' { name } else { replace(name, '-', '_') } }} {{ options }}
 
 # formatting and lints, as CI checks them
 [group('change')]

@@ -16,14 +16,12 @@ use std::{
 use anyhow::{Context, ensure};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-/// The crates that hold SQL, in the order in which they depend on each other, each with its folder
-/// under `migrations/`. Every database also has the tables of `migrations/platform`.
-const CRATES: [(&str, &str, &str); 4] = [
-    ("platform", "platform/runtime", "platform"),
-    ("identity", "functions/identity", "identity"),
-    ("auctions", "functions/auctions", "auctions"),
-    ("stats", "functions/stats", "stats"),
-];
+/// A crate that holds SQL. Its name is also that of its folder under `migrations/`, and of its database; every database
+/// has the tables of `migrations/platform` as well.
+struct Crate {
+    name: String,
+    folder: PathBuf,
+}
 
 fn main() -> ExitCode {
     match run() {
@@ -39,10 +37,11 @@ fn run() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
     let postgres = local::Postgres::throwaway(&|line| say(line))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    for (name, folder, domain) in CRATES {
-        let url = runtime.block_on(make_database(&root, &postgres.url(), domain))?;
-        refresh(&root, name, &root.join(folder), &url)?;
-        say(&format!("{name}: {} queries", fs::read_dir(root.join(folder).join(".sqlx"))?.count()));
+    let crates = crates(&root)?;
+    for one in &crates {
+        let url = runtime.block_on(make_database(&root, &postgres.url(), &one.name))?;
+        refresh(&root, one, &crates, &url)?;
+        say(&format!("{}: {} queries", one.name, fs::read_dir(one.folder.join(".sqlx"))?.count()));
     }
     if std::env::args().any(|argument| argument == "--check") {
         let status = Command::new("git")
@@ -57,6 +56,24 @@ fn run() -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// The crates with a `sqlx.toml`: those of the platform first, because the others are built on them.
+fn crates(root: &Path) -> anyhow::Result<Vec<Crate>> {
+    let mut crates = Vec::new();
+    for family in ["platform", "functions"] {
+        let mut folders = entries(&root.join(family))?;
+        folders.retain(|folder| folder.join("sqlx.toml").exists());
+        for folder in folders {
+            let manifest = folder.join("Cargo.toml");
+            let text =
+                fs::read_to_string(&manifest).with_context(|| format!("read {}", manifest.display()))?;
+            let name = text.lines().find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
+            let name = name.with_context(|| format!("{} names no package", manifest.display()))?.to_owned();
+            crates.push(Crate { name, folder });
+        }
+    }
+    Ok(crates)
 }
 
 /// A database with the tables that the crate's SQL is about.
@@ -89,15 +106,20 @@ async fn make_database(root: &Path, admin_url: &str, domain: &str) -> anyhow::Re
 }
 
 fn sql_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
-    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
+    let mut files = entries(folder)?;
     files.retain(|file| file.extension().is_some_and(|extension| extension == "sql"));
-    files.sort();
     Ok(files)
 }
 
+fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
 /// Lets the compiler ask the database about every query of the crate, its tests included.
-fn refresh(root: &Path, name: &str, folder: &Path, url: &str) -> anyhow::Result<()> {
+fn refresh(root: &Path, Crate { name, folder }: &Crate, all: &[Crate], url: &str) -> anyhow::Result<()> {
     let cache = folder.join(".sqlx");
     if cache.exists() {
         fs::remove_dir_all(&cache)?;
@@ -108,8 +130,8 @@ fn refresh(root: &Path, name: &str, folder: &Path, url: &str) -> anyhow::Result<
     fs::File::options().append(true).open(&source)?.set_modified(std::time::SystemTime::now())?;
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     // A crate that is built along the way must read its own cache, not write into this one.
-    for (other, _, _) in CRATES {
-        cargo.env_remove(build_variable(other));
+    for other in all {
+        cargo.env_remove(build_variable(&other.name));
     }
     let status = cargo
         .current_dir(root)

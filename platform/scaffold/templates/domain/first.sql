@@ -1,0 +1,3 @@
+-- The first tables of somedomain, when it has some. Until this is committed it may be written here; a committed file
+-- never changes, and what comes later is a file of its own, 0002_<what>.sql. The tables of outcomes, inbox and outbox
+-- come from migrations/platform.

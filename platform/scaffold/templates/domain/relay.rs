@@ -1,0 +1,5 @@
+//! Publishes what the somedomain domain says.
+
+fn main() -> std::process::ExitCode {
+    platform::relay_main(somedomain::DOMAIN, "somedomain-relay")
+}
