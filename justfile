@@ -27,7 +27,7 @@ demo *arguments:
 infra:
     cargo run --release -- infra
 
-# one function (or `auctions-relay`, `maintain`) in this terminal; it joins the platform that runs here
+# one function (or `auctions-relay`, `edge`, `maintain`) in this terminal; it joins the platform that runs here
 [group('run')]
 run function:
     cargo run --release -- run {{ function }}

@@ -76,17 +76,16 @@ pub fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("health") {
         return health::probe();
     }
-    platform::run("edge", async |env, _config, bus, stop| {
-        let listener = bind(env.read::<Settings>()?.port).await?;
-        serve(env, bus, listener, stop).await
-    })
+    platform::run("edge", async |env, _config, bus, stop| run(env, bus, stop).await)
 }
 
-/// Takes the port on all addresses.
-async fn bind(port: u16) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(("0.0.0.0", port)).await.with_context(|| {
+/// Takes the port on all addresses and serves HTTP until told to stop.
+pub async fn run(env: Env, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
+    let port = env.read::<Settings>()?.port;
+    let listener = TcpListener::bind(("0.0.0.0", port)).await.with_context(|| {
         format!("PORT: cannot listen on port {port}; choose another one, for example PORT=8081")
-    })
+    })?;
+    serve(env, bus, listener, stop).await
 }
 
 /// Serves HTTP until told to stop; returns when what was in flight is finished, or after 25 seconds.

@@ -32,16 +32,15 @@ pub const NATS_CONTEXT: &str = "nats-context.json";
 pub struct Options {
     /// Where its data lives.
     pub data: PathBuf,
-    /// The address of its edge; port 0 for a free one.
-    pub listen: String,
+    /// The address of its edge; port 0 for a free one. None for services, tables and streams alone: then
+    /// everything else is left to other processes.
+    pub listen: Option<String>,
     /// Forget earlier data.
     pub fresh: bool,
     /// Its data need not survive the machine: for tests and demonstrations.
     pub throwaway: bool,
     /// Functions that are left to other processes.
     pub without: Vec<String>,
-    /// Services, tables and streams alone: everything else is left to other processes.
-    pub bare: bool,
 }
 
 /// The domains that say something: each has a relay, `<domain>-relay`.
@@ -76,13 +75,15 @@ pub struct Platform {
 /// Starts a platform; each step is told to `say`.
 pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Result<Platform> {
     // First what can be refused at once.
-    let listener = TcpListener::bind(&options.listen).await.with_context(|| {
-        format!(
-            "{} is taken by another program: stop it, or choose another port with PORT=8081",
-            options.listen
-        )
-    })?;
-    let url = format!("http://localhost:{}", listener.local_addr()?.port());
+    let listener = match &options.listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let port = match &listener {
+        Some(listener) => listener.local_addr()?.port(),
+        None => env.read::<edge::Settings>()?.port,
+    };
+    let url = format!("http://localhost:{port}");
     let (services, data) = find_services(&mut env, &options, say).await?;
     env.set("OUTCRY_URL", url.clone());
     env.set("OUTCRY_DATA", data.display().to_string());
@@ -108,9 +109,7 @@ pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Res
     platform.services.watch(&platform.stop);
     platform.spawn_maintain(&config, definitions);
     platform.let_others_join()?;
-    if options.bare {
-        return Ok(platform);
-    }
+    let Some(listener) = listener else { return Ok(platform) };
     platform.spawn_functions(&config, &options)?;
     // The edge last: what it asks of the functions at its start must find them.
     platform.ready(&options, say).await?;
@@ -123,6 +122,12 @@ pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Res
         }
     });
     Ok(platform)
+}
+
+async fn listen(address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("{address} is taken by another program: stop it, or choose another port with PORT=8081")
+    })
 }
 
 /// Takes the services that the environment names, and starts the others. Returns the data folder as well.

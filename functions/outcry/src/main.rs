@@ -48,7 +48,7 @@ enum Command {
     },
     /// List every function: what wakes it and what it says.
     Functions,
-    /// Run one function, a relay (`auctions-relay`) or `maintain` in this process. It joins the platform that runs
+    /// Run one function, a relay (`auctions-relay`), `edge` or `maintain` in this process. It joins the platform that runs
     /// here, or the services named by NATS_URL and DATABASE_URL.
     Run {
         /// Its name, as `functions` lists it.
@@ -110,8 +110,8 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
-        None | Some(Command::Up) => up(arguments.fresh, false).await,
-        Some(Command::Infra) => up(arguments.fresh, true).await,
+        None | Some(Command::Up) => up(arguments.fresh, Parts::All).await,
+        Some(Command::Infra) => up(arguments.fresh, Parts::Services).await,
         Some(Command::Demo { url, bidders, items, seconds }) => {
             hold_demo(url, Size { bidders, items, seconds }).await
         }
@@ -141,7 +141,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-async fn up(fresh: bool, bare: bool) -> anyhow::Result<()> {
+/// What to run.
+#[derive(PartialEq)]
+enum Parts {
+    All,
+    Services,
+}
+
+async fn up(fresh: bool, parts: Parts) -> anyhow::Result<()> {
     let started = Instant::now();
     let env = Env::load()?;
     platform::init_telemetry(&env.read()?);
@@ -149,17 +156,19 @@ async fn up(fresh: bool, bare: bool) -> anyhow::Result<()> {
     let signal = platform::stop_on_signal();
     let options = Options {
         data: launch::data_folder(&env),
-        listen: format!("0.0.0.0:{}", env.read::<edge::Settings>()?.port),
+        listen: match parts {
+            Parts::All => Some(format!("0.0.0.0:{}", env.read::<edge::Settings>()?.port)),
+            Parts::Services => None,
+        },
         fresh,
         throwaway: false,
         without: Vec::new(),
-        bare,
     };
     let platform = tokio::select! {
         platform = launch::start(env, options, step) => platform?,
         () = signal.cancelled() => return Ok(()),
     };
-    if bare {
+    if parts == Parts::Services {
         say(&format!("\nThe services are ready after {:.1?}. Stop them with Ctrl-C.\n", started.elapsed()));
         say("  a function   cargo run --release -- run place-bid");
     } else {
@@ -197,11 +206,10 @@ async fn hold_demo(url: Option<String>, size: Size) -> anyhow::Result<()> {
     let data = local::temp_dir()?;
     let options = Options {
         data: data.path().to_owned(),
-        listen: "127.0.0.1:0".into(),
+        listen: Some("127.0.0.1:0".into()),
         fresh: false,
         throwaway: true,
         without: Vec::new(),
-        bare: false,
     };
     let platform = launch::start(env, options, step).await?;
     let held = demo::run(&platform.url, size, &show()).await;

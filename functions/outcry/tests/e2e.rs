@@ -48,11 +48,10 @@ async fn start_in(data: &std::path::Path, without: Vec<String>, throwaway: bool)
     platform::init_telemetry(&config);
     let options = Options {
         data: data.to_owned(),
-        listen: "127.0.0.1:0".into(),
+        listen: Some("127.0.0.1:0".into()),
         fresh: false,
         throwaway,
         without,
-        bare: false,
     };
     launch::start(Env::default(), options, |_| {}).await.unwrap()
 }

@@ -11,7 +11,7 @@ use platform::{Bus, Config, Env, Host, database, relay};
 
 use super::{join, say};
 
-/// Serves one part until a signal: a function, a relay, or `maintain`.
+/// Serves one part until a signal: a function, a relay, the edge, or `maintain`.
 pub(crate) async fn run(name: &str) -> anyhow::Result<()> {
     let env = Env::load_joined()?;
     let config: Config = env.read()?;
@@ -34,6 +34,8 @@ pub(crate) async fn run(name: &str) -> anyhow::Result<()> {
         launch::relayed().into_iter().find(|domain| name == format!("{domain}-relay"))
     {
         relay::serve(domain, pool(domain)?, bus.clone(), stop).await?;
+    } else if name == "edge" {
+        edge::run(env, bus.clone(), stop).await?;
     } else if name == "maintain" {
         let definitions = outcry::definitions()?;
         platform::maintain::serve(&env, &config, &bus, &outcry::databases(), &definitions, stop).await?;
