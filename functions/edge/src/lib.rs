@@ -81,11 +81,14 @@ pub fn main() -> ExitCode {
 
 /// Takes the port on all addresses and serves HTTP until told to stop.
 pub async fn run(env: Env, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
-    let port = env.read::<Settings>()?.port;
-    let listener = TcpListener::bind(("0.0.0.0", port)).await.with_context(|| {
-        format!("PORT: cannot listen on port {port}; choose another one, for example PORT=8081")
-    })?;
+    let listener = bind(env.read::<Settings>()?.port).await?;
     serve(env, bus, listener, stop).await
+}
+
+async fn bind(port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(("0.0.0.0", port)).await.with_context(|| {
+        format!("PORT: cannot listen on port {port}; choose another one, for example PORT=8081")
+    })
 }
 
 /// Serves HTTP until told to stop; returns when what was in flight is finished, or after 25 seconds.
