@@ -52,6 +52,11 @@ nats *arguments:
 doc:
     cargo doc --workspace --no-deps --open
 
+# fill the platform that runs here with a small market; a second time adds nothing
+[group('try')]
+seed *arguments:
+    cargo run --quiet --release -- seed "$@"
+
 # call a function, for example `just call get-item '{"item_id":"..."}'`; --as <email>, --key <key>
 [group('try')]
 call function *arguments:

@@ -9,15 +9,16 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use contracts::{
-    Amount, ItemId, Page, Timestamp, UserId,
+    Amount, Timestamp, UserId,
     auctions::{Bid, Item, ItemStatus},
     identity::Session,
-    stats::UserStats,
 };
 use futures_util::future::try_join_all;
 use rand::RngExt;
-use reqwest::{Client, Method, StatusCode};
-use serde_json::{Value, json};
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::visitor::Api;
 
 /// The latest that an item may close after its end.
 const LATEST_CLOSE: Duration = Duration::from_secs(1);
@@ -56,18 +57,18 @@ struct Seen {
 
 /// Holds an auction at the platform and checks the result.
 pub async fn run(url: &str, size: Size, say: &(dyn Fn(&str) + Sync)) -> anyhow::Result<Report> {
-    let api = Api { http: Client::builder().no_proxy().build()?, url: url.trim_end_matches('/').to_owned() };
+    let api = Api::at(url)?;
     let suffix = rand::rng().random_range(0..0x100_0000);
-    let seller = api.register(&format!("seller-{suffix:06x}")).await?;
+    let seller = register(&api, &format!("seller-{suffix:06x}")).await?;
     let names: Vec<String> = (0..size.bidders).map(|n| format!("{}-{suffix:06x}", first_name(n))).collect();
-    let bidders = try_join_all(names.iter().map(|name| api.register(name))).await?;
+    let bidders = try_join_all(names.iter().map(|name| register(&api, name))).await?;
     say(&format!("{} registered, with {} bidders", seller.user.username, bidders.len()));
 
     let mut items = Vec::with_capacity(size.items);
     let first_end = Timestamp::now() + Duration::from_secs(2);
     for number in 0..size.items {
         let spread = Duration::from_secs(size.seconds).mul_f64((number + 1) as f64 / size.items as f64);
-        let item = api.offer(&seller, number, first_end + spread).await?;
+        let item = offer(&api, &seller, number, first_end + spread).await?;
         if number < 5 {
             say(&format!(
                 "{} offers {} from {}, until {}",
@@ -85,7 +86,7 @@ pub async fn run(url: &str, size: Size, say: &(dyn Fn(&str) + Sync)) -> anyhow::
 
     let mut report = Report { accepted: seen.len(), refused, sold: 0, latest_close: Duration::ZERO };
     for (number, item) in items.iter().enumerate() {
-        let closed = api.closed(item).await?;
+        let closed = closed(&api, item).await?;
         check_item(&api, &closed, seen.iter().filter(|seen| seen.item == number), &mut report).await?;
         if let (Some(winner), Some(price)) = (closed.winner_id, closed.final_price) {
             let name =
@@ -265,104 +266,26 @@ fn first_name(number: usize) -> String {
     }
 }
 
-/// The public API.
-struct Api {
-    http: Client,
-    url: String,
+async fn register(api: &Api, username: &str) -> anyhow::Result<Session> {
+    let email = format!("{username}@example.com");
+    api.register(json!({ "username": username, "email": email, "password": "correct horse" })).await
 }
 
-impl Api {
-    async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        session: Option<&Session>,
-        key: Option<&str>,
-        body: Option<Value>,
-    ) -> anyhow::Result<(StatusCode, Value)> {
-        let mut request = self.http.request(method, format!("{}{path}", self.url));
-        if let Some(session) = session {
-            request = request.bearer_auth(&session.token.0);
+async fn offer(api: &Api, seller: &Session, number: usize, ends_at: Timestamp) -> anyhow::Result<Item> {
+    let names = ["a brass lamp", "an oak chair", "a first edition", "a bicycle", "a sea chart"];
+    let name = format!("{} (lot {})", names[number % names.len()], number + 1);
+    api.offer(seller, json!({ "name": name, "start_price": "10.00", "ends_at": ends_at })).await
+}
+
+/// Waits until the hammer has fallen.
+async fn closed(api: &Api, item: &Item) -> anyhow::Result<Item> {
+    let deadline = Instant::now() + item.ends_at.since(Timestamp::now()) + Duration::from_secs(10);
+    loop {
+        let item = api.item(item.id).await?;
+        if item.closed_at.is_some() {
+            return Ok(item);
         }
-        if let Some(key) = key {
-            request = request.header("Idempotency-Key", key);
-        }
-        if let Some(body) = &body {
-            request = request.json(body);
-        }
-        let response = request.send().await.with_context(|| format!("reach the platform at {}", self.url))?;
-        let status = response.status();
-        let text = response.text().await?;
-        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
-    }
-
-    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let (status, body) = self.call(Method::GET, path, None, None, None).await?;
-        ensure!(status == StatusCode::OK, "GET {path} was answered with {status}: {body}");
-        Ok(serde_json::from_value(body)?)
-    }
-
-    async fn register(&self, username: &str) -> anyhow::Result<Session> {
-        let body = json!({ "username": username, "email": format!("{username}@example.com"), "password": "correct horse" });
-        let (status, body) = self.call(Method::POST, "/identity/register", None, None, Some(body)).await?;
-        ensure!(status == StatusCode::CREATED, "register was answered with {status}: {body}");
-        Ok(serde_json::from_value(body)?)
-    }
-
-    async fn offer(&self, seller: &Session, number: usize, ends_at: Timestamp) -> anyhow::Result<Item> {
-        let names = ["a brass lamp", "an oak chair", "a first edition", "a bicycle", "a sea chart"];
-        let name = format!("{} (lot {})", names[number % names.len()], number + 1);
-        let body = json!({ "name": name, "start_price": "10.00", "ends_at": ends_at });
-        let (status, body) = self.call(Method::POST, "/api/v1/items", Some(seller), None, Some(body)).await?;
-        ensure!(status == StatusCode::CREATED, "an item was answered with {status}: {body}");
-        Ok(serde_json::from_value(body)?)
-    }
-
-    async fn bid(
-        &self,
-        bidder: &Session,
-        item: ItemId,
-        amount: &str,
-        key: &str,
-    ) -> anyhow::Result<(StatusCode, Value)> {
-        let path = format!("/api/v1/items/{item}/bids");
-        self.call(Method::POST, &path, Some(bidder), Some(key), Some(json!({ "amount": amount }))).await
-    }
-
-    async fn item(&self, item: ItemId) -> anyhow::Result<Item> {
-        self.get(&format!("/api/v1/items/{item}")).await
-    }
-
-    /// Waits until the hammer has fallen.
-    async fn closed(&self, item: &Item) -> anyhow::Result<Item> {
-        let deadline = Instant::now() + item.ends_at.since(Timestamp::now()) + Duration::from_secs(10);
-        loop {
-            let item = self.item(item.id).await?;
-            if item.closed_at.is_some() {
-                return Ok(item);
-            }
-            ensure!(Instant::now() < deadline, "{} did not close", item.name);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// All accepted bids, the first one first.
-    async fn bids(&self, item: ItemId) -> anyhow::Result<Vec<Bid>> {
-        let mut bids = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let page: Page<Bid> = self.get(&format!("/api/v1/items/{item}/bids?limit=100{cursor}")).await?;
-            bids.extend(page.data);
-            match page.page_info.next_cursor {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => break,
-            }
-        }
-        bids.reverse();
-        Ok(bids)
-    }
-
-    async fn stats(&self, user: UserId) -> anyhow::Result<UserStats> {
-        self.get(&format!("/api/v1/users/{user}/stats")).await
+        ensure!(Instant::now() < deadline, "{} did not close", item.name);
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -9,7 +9,9 @@ pub mod control;
 pub mod demo;
 pub mod launch;
 mod parts;
+pub mod seed;
 mod services;
+mod visitor;
 
 use include_dir::{Dir, include_dir};
 use platform::{Function, database::Database, provision::Definitions};

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use outcry::{
     demo::{self, Size},
     launch::{self, Options},
+    seed,
 };
 use platform::{Config, Env, Wakes, database};
 
@@ -53,6 +54,12 @@ enum Command {
     Run {
         /// Its name, as `functions` lists it.
         function: String,
+    },
+    /// Fill a platform with a small market: people, items and bids. A second time adds nothing.
+    Seed {
+        /// Its address; the platform that runs here when missing.
+        #[arg(long)]
+        url: Option<String>,
     },
     /// Call a function by hand.
     Call {
@@ -115,6 +122,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Demo { url, bidders, items, seconds }) => {
             hold_demo(url, Size { bidders, items, seconds }).await
         }
+        Some(Command::Seed { url }) => plant(url).await,
         Some(Command::Functions) => {
             list_functions();
             Ok(())
@@ -215,6 +223,22 @@ async fn hold_demo(url: Option<String>, size: Size) -> anyhow::Result<()> {
     let held = demo::run(&platform.url, size, &show()).await;
     platform.stop().await;
     report(held?)
+}
+
+async fn plant(url: Option<String>) -> anyhow::Result<()> {
+    let env = Env::load_joined()?;
+    let url = url.unwrap_or_else(|| env.get("OUTCRY_URL").unwrap_or("http://localhost:8080").to_owned());
+    let seed::Made { people, items, bids } = seed::run(&url).await?;
+    say(&format!(
+        "{people} people, {items} items offered, {bids} bids accepted; everybody's password is {}",
+        seed::PASSWORD
+    ));
+    say(&format!(
+        "\nLook around:\n\n  curl '{url}/api/v1/items?status=open&sort=ending_soon'\n  curl -X POST {url}/identity/login \\\n    \
+         -H 'Content-Type: application/json' -d '{{\"email\":\"john@test.com\",\"password\":\"{}\"}}'",
+        seed::PASSWORD
+    ));
+    Ok(())
 }
 
 /// Prints what happens with the seconds since the beginning.
