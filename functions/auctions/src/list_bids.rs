@@ -53,6 +53,7 @@ async fn list_bids(cx: &mut Cx, query: ListBids) -> Result<Page<Bid>> {
     let last = data.last().map_or(0, |bid| bid.seq);
     let page_info = PageInfo {
         total: u64::try_from(item.bid_count).unwrap_or_default(),
+        total_is_capped: false,
         limit: page.limit,
         offset: page.offset,
         has_more: last > 1,

@@ -170,6 +170,19 @@ pub enum ItemStatus {
     Cancelled,
 }
 
+impl ItemStatus {
+    /// The word in JSON and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Open => "open",
+            Self::Sold => "sold",
+            Self::Unsold => "unsold",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// An item.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Item {

@@ -125,6 +125,34 @@ pub struct User {
     pub updated_at: Timestamp,
 }
 
+/// Who am I?
+#[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
+pub struct GetMe {}
+
+impl Message for GetMe {
+    const DOMAIN: &'static str = "identity";
+    const FUNCTION: &'static str = "get-me";
+    type Reply = User;
+}
+
+impl Query for GetMe {}
+
+/// Whose e-mail is that? For operators and the command line: no route leads here.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+pub struct FindUser {
+    /// In any case.
+    #[garde(length(max = 320))]
+    pub email: String,
+}
+
+impl Message for FindUser {
+    const DOMAIN: &'static str = "identity";
+    const FUNCTION: &'static str = "find-user";
+    type Reply = User;
+}
+
+impl Query for FindUser {}
+
 /// Which public keys do access tokens verify with?
 #[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
 pub struct GetJwks {}

@@ -3,6 +3,7 @@
 //! One module for each domain. Nothing here does anything: no database, no clock, no network.
 
 pub mod auctions;
+pub mod catalog;
 pub mod events;
 mod id;
 pub mod identity;

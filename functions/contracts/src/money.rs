@@ -119,6 +119,24 @@ impl Amount {
     pub fn is_positive(self) -> bool {
         self.digits > 0
     }
+
+    /// True below zero.
+    pub fn is_negative(self) -> bool {
+        self.digits < 0
+    }
+
+    /// True when this is worth more than `other`, however many decimals either is written with.
+    pub fn is_above(self, other: Self) -> bool {
+        let most = self.decimals.max(other.decimals);
+        // What does not fit is beyond every amount with that many decimals.
+        let scaled = |amount: Self| {
+            let digits = i128::from(amount.digits);
+            let scaled =
+                10_i128.checked_pow(most - amount.decimals).and_then(|scale| digits.checked_mul(scale));
+            scaled.unwrap_or(i128::MAX * digits.signum())
+        };
+        scaled(self) > scaled(other)
+    }
 }
 
 impl FromStr for Amount {
@@ -312,6 +330,24 @@ mod tests {
             let amount: Amount = amount.parse().unwrap();
             assert_eq!(amount.in_currency(currency).is_ok(), good, "{amount} {currency}");
         }
+    }
+
+    #[test]
+    fn amounts_compare_by_value_not_by_how_they_are_written() {
+        let tiny = format!("0.{}1", "0".repeat(99));
+        for (more, less) in [
+            ("2", "1.99"),
+            ("0.10", "0.0999"),
+            ("1", "-5"),
+            ("0", "-0.01"),
+            ("9223372036854775807", &tiny),
+            (&tiny, "0"),
+        ] {
+            let (more, less): (Amount, Amount) = (more.parse().unwrap(), less.parse().unwrap());
+            assert!(more.is_above(less) && !less.is_above(more), "{more} {less}");
+        }
+        let (two, also_two): (Amount, Amount) = ("2".parse().unwrap(), "2.00".parse().unwrap());
+        assert!(!two.is_above(also_two) && !also_two.is_above(two));
     }
 
     #[test]

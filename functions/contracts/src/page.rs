@@ -10,11 +10,11 @@ pub const MOST: u32 = 100;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
 pub struct PageQuery {
     /// How many members (20; 1 to 100).
-    #[serde(default = "default_limit", deserialize_with = "number")]
+    #[serde(default = "default_limit", deserialize_with = "limit")]
     #[garde(range(min = 1, max = MOST))]
     pub limit: u32,
     /// How many members are passed over.
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default, deserialize_with = "offset")]
     #[garde(skip)]
     pub offset: u32,
     /// Where the page before ended; opaque.
@@ -33,20 +33,29 @@ fn default_limit() -> u32 {
     20
 }
 
-/// A number, also when it was read from a query string.
-fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+fn limit<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    number("limit", deserializer)
+}
+
+fn offset<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    number("offset", deserializer)
+}
+
+/// A number, also when it was read from a query string. The error says which member it is about,
+/// because a reader of a flattened part does not know any more.
+fn number<'de, D: serde::Deserializer<'de>>(member: &str, deserializer: D) -> Result<u32, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Either {
         Number(u32),
         Text(String),
     }
-    match Either::deserialize(deserializer)
-        .map_err(|_| serde::de::Error::custom("expected a whole number"))?
-    {
-        Either::Number(number) => Ok(number),
-        Either::Text(text) => text.parse().map_err(|_| serde::de::Error::custom("expected a whole number")),
-    }
+    let number = match Either::deserialize(deserializer) {
+        Ok(Either::Number(number)) => Some(number),
+        Ok(Either::Text(text)) => text.parse().ok(),
+        Err(_) => None,
+    };
+    number.ok_or_else(|| serde::de::Error::custom(format_args!("{member}: expected a whole number")))
 }
 
 /// A page of a collection.
@@ -63,6 +72,9 @@ pub struct Page<T> {
 pub struct PageInfo {
     /// How many members there are in all.
     pub total: u64,
+    /// There are more than `total`: they were not counted any further.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub total_is_capped: bool,
     /// As asked.
     pub limit: u32,
     /// As asked.

@@ -100,10 +100,18 @@ impl Place {
         let (member, message) = match (missing, self.member.take()) {
             (Some((name, _)), _) => (name.to_owned(), "is missing".to_owned()),
             (None, Some(member)) => (member, in_words(error)),
-            (None, None) => return Problem::malformed(in_words(error)),
+            // A flattened part is read when all members have been passed: it names its member itself.
+            (None, None) => match error.split_once(": ") {
+                Some((name, error)) if is_name(name) => (name.to_owned(), in_words(error)),
+                _ => return Problem::malformed(in_words(error)),
+            },
         };
         Refused::invalid(vec![Field { name: member, message }]).into()
     }
+}
+
+fn is_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 /// What serde says, without the value (it may be a password), the position and the names of our types.

@@ -4,7 +4,8 @@
 
 use contracts::{
     auctions::{CreateItem, GetItem, ListBids, PlaceBid},
-    identity::{GetJwks, Login, Register},
+    catalog::ListItems,
+    identity::{GetJwks, GetMe, Login, Register},
     stats::GetUserStats,
 };
 
@@ -17,9 +18,11 @@ pub(crate) fn table() -> Vec<Line> {
         // identity
         send::<Register>(["/identity/register", "/register", "/api/v1/auth/register", "/api/v1/users/register"]).created(),
         send::<Login>(["/identity/login", "/login", "/api/v1/auth/login", "/api/v1/users/login"]),
+        ask::<GetMe>(["/identity/me", "/me", "/api/v1/users/me"]).bearer(),
         ask::<GetJwks>(["/.well-known/jwks.json"]),
         // items and bids
         send::<CreateItem>(["/api/v1/items"]).bearer().created(),
+        ask::<ListItems>(["/api/v1/items"]),
         ask::<GetItem>(["/api/v1/items/{item_id}"]).versioned(),
         send::<PlaceBid>(["/api/v1/items/{item_id}/bids"]).bearer().created(),
         ask::<ListBids>(["/api/v1/items/{item_id}/bids"]),

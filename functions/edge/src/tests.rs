@@ -10,9 +10,11 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use contracts::{
-    ItemId, UserId,
+    ItemId, Page, UserId,
     auctions::{GetItem, Item},
+    catalog::ListItems,
     identity::GetJwks,
+    page::PageInfo,
     stats::{GetUserStats, UserStats},
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -522,9 +524,13 @@ async fn every_error_has_the_same_form_and_the_same_headers() {
 async fn a_wrong_method_is_told_the_right_ones() {
     let router = alone().await;
 
-    for (uri, allowed) in
-        [("/register", "POST"), (ITEM, "GET,HEAD"), (BIDS, "POST,GET,HEAD"), ("/livez", "GET,HEAD")]
-    {
+    for (uri, allowed) in [
+        ("/register", "POST"),
+        (ITEM, "GET,HEAD"),
+        (BIDS, "POST,GET,HEAD"),
+        ("/api/v1/items", "POST,GET,HEAD"),
+        ("/livez", "GET,HEAD"),
+    ] {
         assert_eq!(call(&router, "PUT", uri, &[], "").await.header("allow"), allowed, "{uri}");
     }
 }
@@ -555,6 +561,74 @@ async fn what_cannot_be_read_is_named() {
     }
     let answer = post(&router, "/register", r#"{"email":1}"#).await;
     assert_eq!(answer.body["error"]["fields"], json!([{ "name": "email", "message": "expected a string" }]));
+}
+
+#[tokio::test]
+async fn what_a_query_string_cannot_say_is_named_with_what_it_can() {
+    let router = alone().await;
+    let orders = "expected one of `ending_soon`, `newest`, `price_asc`, `price_desc`, `most_bids`";
+    let states = "expected one of `scheduled`, `open`, `sold`, `unsold`, `cancelled`";
+    let amount = "expected an amount such as 150 or \"150.00\"";
+    for (query, member, message) in [
+        ("limit=x", "limit", "expected a whole number"),
+        ("limit=-1", "limit", "expected a whole number"),
+        ("q=lamp&offset=1.5&sort=newest", "offset", "expected a whole number"),
+        ("sort=cheap", "sort", orders),
+        ("status=closed", "status", states),
+        ("categoryId=x", "categoryId", "expected a whole number"),
+        ("min_price=cheap", "min_price", amount),
+        ("max_price=", "max_price", amount),
+        ("ending_before=soon", "ending_before", "expected an RFC 3339 time such as 2026-11-21T02:21:44Z"),
+    ] {
+        let answer = get(&router, &format!("/api/v1/items?{query}"), &[]).await;
+        assert_eq!((answer.status, answer.code()), (StatusCode::BAD_REQUEST, "INVALID_INPUT"), "{query}");
+        assert_eq!(answer.details(), format!("{member}: {message}"), "{query}");
+        assert_eq!(
+            answer.body["error"]["fields"],
+            json!([{ "name": member, "message": message }]),
+            "{query}"
+        );
+    }
+    let answer = get(&router, &format!("{BIDS}?limit=x"), &[]).await;
+    assert_eq!(answer.details(), "limit: expected a whole number");
+}
+
+/// Answers with what arrived.
+async fn list_items(_: &mut Cx, asked: ListItems) -> platform::Result<Page<Item>> {
+    let echo = json!(asked).to_string();
+    let page_info = PageInfo {
+        total: 1,
+        total_is_capped: false,
+        limit: asked.page.limit,
+        offset: asked.page.offset,
+        has_more: false,
+        next_cursor: Some(echo),
+    };
+    Ok(Page { data: Vec::new(), page_info })
+}
+
+#[tokio::test]
+async fn a_query_string_arrives_in_the_types_of_the_query() {
+    let world = World::start(vec![Function::query(list_items)]).await;
+    let uri = format!(
+        "/api/v1/items?q=oak%20%26%00%22&categoryId=7&sellerId={ANN}&status=open&minPrice=1.5&maxPrice=20\
+         &endingBefore=2026-12-01T00:00:00Z&sort=price_desc&limit=5&offset=2&stranger=1"
+    );
+
+    let answer = get(&world.router, &uri, &[]).await;
+
+    assert_eq!((answer.status, &answer.body["page_info"]["limit"]), (StatusCode::OK, &json!(5)));
+    let arrived: Value =
+        serde_json::from_str(answer.body["page_info"]["next_cursor"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        arrived,
+        json!({
+            "q": "oak &\0\"", "category_id": 7, "seller_id": ANN, "status": "open", "min_price": "1.5",
+            "max_price": "20", "ending_before": "2026-12-01T00:00:00Z", "sort": "price_desc", "limit": 5, "offset": 2,
+            "cursor": null,
+        })
+    );
+    assert_eq!(post(&world.router, "/api/v1/items", "{}").await.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

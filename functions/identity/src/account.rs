@@ -1,7 +1,7 @@
 //! The rules of an account. Pure: no database, no clock, no chance; what they need comes in.
 
 use contracts::identity::{Login, Register};
-use platform::{Kind, Refusal, Refused, error::Field};
+use platform::{Kind, Refusal, Refused, UserId, error::Field};
 
 /// How many names are tried for somebody who did not choose one.
 const SUGGESTIONS: usize = 5;
@@ -20,6 +20,9 @@ pub enum AccountRefused {
     /// Nobody has that name, or the password is another one: the caller does not learn which.
     #[error("the name or the password is wrong")]
     BadCredentials,
+    /// Nobody has that e-mail.
+    #[error("there is no such user")]
+    NoUser,
 }
 
 impl Refusal for AccountRefused {
@@ -27,6 +30,7 @@ impl Refusal for AccountRefused {
         match self {
             Self::EmailTaken | Self::UsernameTaken => Kind::Conflict,
             Self::BadCredentials => Kind::Unauthenticated,
+            Self::NoUser => Kind::NotFound,
         }
     }
 
@@ -34,6 +38,7 @@ impl Refusal for AccountRefused {
         match self {
             Self::EmailTaken | Self::UsernameTaken => "ALREADY_EXISTS",
             Self::BadCredentials => "UNAUTHORIZED",
+            Self::NoUser => "NOT_FOUND",
         }
     }
 }
@@ -41,6 +46,8 @@ impl Refusal for AccountRefused {
 /// What an account is looked for by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name<'a> {
+    /// By what never changes.
+    Id(UserId),
     /// By e-mail.
     Email(&'a str),
     /// By user name.

@@ -16,9 +16,11 @@ use platform::{Function, database::Database};
 use sqlx::migrate::Migrator;
 
 pub mod account;
+pub mod find_user;
 #[cfg(test)]
 mod fixtures;
 pub mod get_jwks;
+pub mod get_me;
 pub mod keys;
 pub mod login;
 pub mod password;
@@ -33,7 +35,13 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/identity");
 
 /// What this crate deploys, in the order a visitor meets it. One binary each.
 pub fn functions() -> Vec<Function> {
-    vec![register::function(), login::function(), get_jwks::function()]
+    vec![
+        register::function(),
+        login::function(),
+        get_me::function(),
+        find_user::function(),
+        get_jwks::function(),
+    ]
 }
 
 /// The domain's database.

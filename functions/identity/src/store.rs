@@ -42,16 +42,18 @@ pub(crate) async fn insert(
 
 /// The account with that name, and its password's hash.
 pub(crate) async fn find(tx: &mut PgConnection, name: Name<'_>) -> Result<Option<(User, String)>> {
-    let (email, username) = match name {
-        Name::Email(email) => (Some(email), None),
-        Name::Username(username) => (None, Some(username)),
+    let (id, email, username) = match name {
+        Name::Id(id) => (Some(id.0), None, None),
+        Name::Email(email) => (None, Some(email), None),
+        Name::Username(username) => (None, None, Some(username)),
     };
     // Postgres takes no NUL, so nobody can be called that.
     let plain = |name: &&str| !name.contains('\0');
     let found = sqlx::query!(
         r#"select id as "id: UserId", email, username, name, first_name, last_name, role, two_factor_enabled,
                created_at, updated_at, password_hash
-           from users where lower(email) = lower($1) or lower(username) = lower($2)"#,
+           from users where id = $1 or lower(email) = lower($2) or lower(username) = lower($3)"#,
+        id,
         email.filter(plain),
         username.filter(plain),
     )

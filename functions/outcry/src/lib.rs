@@ -21,12 +21,12 @@ static NATS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../nats");
 
 /// Every function, domain by domain.
 pub fn functions() -> Vec<Function> {
-    [identity::functions(), auctions::functions(), stats::functions()].concat()
+    [identity::functions(), auctions::functions(), catalog::functions(), stats::functions()].concat()
 }
 
 /// Every domain's database.
 pub fn databases() -> Vec<Database> {
-    vec![identity::database(), auctions::database(), stats::database()]
+    vec![identity::database(), auctions::database(), catalog::database(), stats::database()]
 }
 
 /// The streams and consumers under `nats/`.

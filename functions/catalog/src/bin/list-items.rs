@@ -1,0 +1,5 @@
+//! The `list-items` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(catalog::list_items::function())
+}

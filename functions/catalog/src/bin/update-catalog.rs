@@ -1,0 +1,5 @@
+//! The `update-catalog` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(catalog::update_catalog::function())
+}

@@ -1,0 +1,753 @@
+//! `list-items`: find items, in the order and the pieces that the caller wants.
+
+use contracts::{
+    Amount, ItemId, Page, Timestamp, UserId,
+    auctions::{Item, ItemStatus},
+    catalog::{ItemSort, ListItems},
+    page::PageInfo,
+};
+use platform::{Cx, Function, Refused, Result};
+use serde::de::DeserializeOwned;
+use sqlx::{PgConnection, types::Json};
+use uuid::Uuid;
+
+use crate::{cursor, words};
+
+/// How far members are counted: an exact number of many is worth less than it costs.
+const MOST_COUNTED: i64 = 10_000;
+/// So many are collected and sorted. Among more a page is found by walking through all items in the
+/// order that is wanted; where few match, that would be a walk to the end.
+const FEW: i64 = 1_000;
+
+/// Queries of [`ListItems`].
+pub fn function() -> Function {
+    Function::query(list_items)
+}
+
+async fn list_items(cx: &mut Cx, query: ListItems) -> Result<Page<Item>> {
+    let now = cx.now();
+    let filter = Filter::of(&query, now);
+    let tx = cx.tx().await?;
+    // The pool plans a statement once for all values. Here the values decide which index serves: with
+    // them the planner drops the filters that are not wanted. It stays set on the connection, where
+    // the upserts of `update-catalog` do not mind.
+    sqlx::raw_sql("set plan_cache_mode = force_custom_plan").execute(&mut *tx).await?;
+    let Matches { counted, few } = count(tx, &filter).await?;
+    let mut rows = rows(tx, &query, &filter, few.as_deref()).await?;
+
+    let limit = usize::try_from(query.page.limit).unwrap_or(usize::MAX);
+    let has_more = rows.len() > limit;
+    rows.truncate(limit);
+    let next_cursor = match rows.last() {
+        Some(last) if has_more => Some(last.place(query.sort)?),
+        _ => None,
+    };
+    let page_info = PageInfo {
+        total: u64::try_from(counted.min(MOST_COUNTED)).unwrap_or_default(),
+        total_is_capped: counted > MOST_COUNTED,
+        limit: query.page.limit,
+        offset: query.page.offset,
+        has_more,
+        next_cursor,
+    };
+    let data = rows.into_iter().map(|row| row.into_item(now)).collect::<Result<_>>()?;
+    Ok(Page { data, page_info })
+}
+
+/// What is wanted, as the statements take it.
+struct Filter<'a> {
+    q: Option<String>,
+    category_id: Option<i64>,
+    seller_id: Option<Uuid>,
+    status: Option<&'a str>,
+    min_price: Option<String>,
+    max_price: Option<String>,
+    ending_before: Option<Timestamp>,
+    now: Timestamp,
+    /// Only what has not ended.
+    running: bool,
+}
+
+impl Filter<'_> {
+    fn of(query: &ListItems, now: Timestamp) -> Self {
+        Self {
+            q: query.q.as_deref().and_then(words::search),
+            category_id: query.category_id,
+            seller_id: query.seller_id.map(|seller| seller.0),
+            status: query.status.map(ItemStatus::as_str),
+            min_price: query.min_price.map(|price| price.to_string()),
+            max_price: query.max_price.map(|price| price.to_string()),
+            ending_before: query.ending_before,
+            now,
+            running: query.sort == ItemSort::EndingSoon && query.status.is_none(),
+        }
+    }
+}
+
+/// A query that keeps the items that `$filter` lets through. Its own values are `$10` and the following.
+macro_rules! over_items {
+    ($query:ident!($($row:ident,)? $head:literal, $tail:literal), $filter:ident, $($value:expr),+) => {
+        sqlx::$query!(
+            $($row,)?
+            $head
+            + r#" where ($1::text is null or words @@ websearch_to_tsquery('simple', $1))
+                and ($2::bigint is null or category_id = $2)
+                and ($3::uuid is null or seller_id = $3)
+                and ($4::text is null
+                    or $4 = 'scheduled' and outcome is null and starts_at > $8
+                    or $4 = 'open' and outcome is null and starts_at <= $8
+                    or $4 in ('sold', 'unsold', 'cancelled') and outcome = $4)
+                and ($5::text is null or price >= $5::numeric)
+                and ($6::text is null or price <= $6::numeric)
+                and ($7::timestamptz is null or ends_at < $7)
+                and (not $9::boolean or outcome is null and ends_at > $8::timestamptz) "#
+            + $tail,
+            $filter.q,
+            $filter.category_id,
+            $filter.seller_id,
+            $filter.status,
+            $filter.min_price,
+            $filter.max_price,
+            $filter.ending_before,
+            $filter.now,
+            $filter.running,
+            $($value),+
+        )
+    };
+}
+
+/// A page's rows, and one more if there is one. `$10` is the sort key after which it starts, `$11` the
+/// id. When the ids are known, in `$14`, the order is one that no index has.
+macro_rules! page {
+    ($query:ident, $filter:ident, $few:ident, $key:ident, $id:ident, $tail:literal) => {
+        over_items!(
+            query_as!(
+                Row,
+                r#"select id, item_version, seller_id, name, description, category_id,
+                    image_urls as "image_urls: Json<Vec<String>>", currency, start_price::text as "start_price!",
+                    bid_increment::text as "bid_increment!", buy_now_price::text, outcome, starts_at, ends_at,
+                    extension_window_seconds, extension_seconds, winner_id, final_price::text, closed_at,
+                    created_at, seq, leader_id, price::text as "price!", min_next_bid::text as "min_next_bid!",
+                    reserve_met, greatest(created_at, placed_at, closed_at) as "updated_at!"
+                from items join prices on item_id = id and ($14::uuid[] is null or id = any($14))"#,
+                $tail
+            ),
+            $filter,
+            $key,
+            $id,
+            i64::from($query.page.limit) + 1,
+            // A cursor says where to go on: nothing is passed over again.
+            if $id.is_some() { 0 } else { i64::from($query.page.offset) },
+            $few
+        )
+    };
+}
+
+async fn rows(
+    tx: &mut PgConnection,
+    query: &ListItems,
+    filter: &Filter<'_>,
+    few: Option<&[Uuid]>,
+) -> Result<Vec<Row>> {
+    let rows = match query.sort {
+        ItemSort::Newest => {
+            let (created_at, id) = after::<Timestamp>(query)?;
+            page!(
+                query,
+                filter,
+                few,
+                created_at,
+                id,
+                "and ($10::timestamptz is null or (created_at, id) < ($10, $11))
+                order by case when $14 is null then created_at else created_at + interval '0' end desc, id desc
+                limit $12 offset $13"
+            )
+            .fetch_all(tx)
+            .await?
+        }
+        ItemSort::EndingSoon => {
+            let (ends_at, id) = after::<Timestamp>(query)?;
+            page!(
+                query,
+                filter,
+                few,
+                ends_at,
+                id,
+                "and ($10::timestamptz is null or (ends_at, id) > ($10, $11))
+                order by case when $14 is null then ends_at else ends_at + interval '0' end, id
+                limit $12 offset $13"
+            )
+            .fetch_all(tx)
+            .await?
+        }
+        ItemSort::PriceAsc => {
+            let (price, id) = after_price(query)?;
+            page!(
+                query,
+                filter,
+                few,
+                price,
+                id,
+                "and ($10::text is null or (prices.price, item_id) > ($10::numeric, $11))
+                order by case when $14 is null then prices.price else prices.price + 0 end, item_id
+                limit $12 offset $13"
+            )
+            .fetch_all(tx)
+            .await?
+        }
+        ItemSort::PriceDesc => {
+            let (price, id) = after_price(query)?;
+            page!(
+                query,
+                filter,
+                few,
+                price,
+                id,
+                "and ($10::text is null or (prices.price, item_id) < ($10::numeric, $11))
+                order by case when $14 is null then prices.price else prices.price + 0 end desc, item_id desc
+                limit $12 offset $13"
+            )
+            .fetch_all(tx)
+            .await?
+        }
+        ItemSort::MostBids => {
+            let (seq, id) = after::<i64>(query)?;
+            page!(
+                query,
+                filter,
+                few,
+                seq,
+                id,
+                "and ($10::bigint is null or (seq, item_id) < ($10, $11))
+                order by case when $14 is null then seq else seq + 0 end desc, item_id desc
+                limit $12 offset $13"
+            )
+            .fetch_all(tx)
+            .await?
+        }
+    };
+    Ok(rows)
+}
+
+/// The sort key and the id after which the page starts.
+fn after<K: DeserializeOwned>(query: &ListItems) -> Result<(Option<K>, Option<Uuid>), Refused> {
+    let cursor = query.page.cursor.as_deref();
+    Ok(cursor.map(|cursor| cursor::decode(query.sort, cursor)).transpose()?.unzip())
+}
+
+fn after_price(query: &ListItems) -> Result<(Option<String>, Option<Uuid>), Refused> {
+    let (price, id) = after::<Amount>(query)?;
+    Ok((price.map(|price| price.to_string()), id))
+}
+
+/// What the filter keeps.
+struct Matches {
+    /// How many, up to one more than are counted.
+    counted: i64,
+    /// Which, when there are few.
+    few: Option<Vec<Uuid>>,
+}
+
+async fn count(tx: &mut PgConnection, filter: &Filter<'_>) -> Result<Matches> {
+    let matches = over_items!(
+        // Every item has a price: where none is asked for, the planner leaves them out.
+        query_as!(
+            Matches,
+            r#"select count(*) as "counted!", case when count(*) <= $11 then coalesce(array_agg(id), '{}') end as few
+            from (select id from items left join prices on item_id = id"#,
+            "limit $10) as kept"
+        ),
+        filter,
+        MOST_COUNTED + 1,
+        FEW
+    );
+    Ok(matches.fetch_one(tx).await?)
+}
+
+struct Row {
+    id: Uuid,
+    item_version: i64,
+    seller_id: Uuid,
+    name: String,
+    description: String,
+    category_id: Option<i64>,
+    image_urls: Json<Vec<String>>,
+    currency: String,
+    start_price: String,
+    bid_increment: String,
+    buy_now_price: Option<String>,
+    outcome: Option<String>,
+    starts_at: Timestamp,
+    ends_at: Timestamp,
+    extension_window_seconds: i32,
+    extension_seconds: i32,
+    winner_id: Option<Uuid>,
+    final_price: Option<String>,
+    closed_at: Option<Timestamp>,
+    created_at: Timestamp,
+    seq: i64,
+    leader_id: Option<Uuid>,
+    price: String,
+    min_next_bid: String,
+    reserve_met: bool,
+    updated_at: Timestamp,
+}
+
+impl Row {
+    /// Where a page that ends here ends.
+    fn place(&self, sort: ItemSort) -> Result<String> {
+        Ok(match sort {
+            ItemSort::Newest => cursor::encode(sort, &self.created_at, self.id)?,
+            ItemSort::EndingSoon => cursor::encode(sort, &self.ends_at, self.id)?,
+            ItemSort::PriceAsc | ItemSort::PriceDesc => cursor::encode(sort, &self.price, self.id)?,
+            ItemSort::MostBids => cursor::encode(sort, &self.seq, self.id)?,
+        })
+    }
+
+    /// As a visitor sees it. The reserve is not known here.
+    fn into_item(self, now: Timestamp) -> Result<Item> {
+        let amount = |text: &str| text.parse::<Amount>().map_err(anyhow::Error::new);
+        let optional = |text: Option<String>| text.as_deref().map(amount).transpose();
+        let seconds = |seconds: i32| u32::try_from(seconds).unwrap_or_default();
+        Ok(Item {
+            id: ItemId(self.id),
+            seller_id: UserId(self.seller_id),
+            status: status(self.outcome.as_deref(), self.starts_at, now),
+            name: self.name,
+            description: self.description,
+            category_id: self.category_id,
+            image_urls: self.image_urls.0,
+            currency: self.currency.parse().map_err(anyhow::Error::new)?,
+            start_price: amount(&self.start_price)?,
+            bid_increment: amount(&self.bid_increment)?,
+            reserve_met: self.reserve_met,
+            reserve_price: None,
+            buy_now_price: optional(self.buy_now_price)?,
+            current_price: amount(&self.price)?,
+            min_next_bid: amount(&self.min_next_bid)?,
+            bid_count: self.seq,
+            leader_id: self.leader_id.map(UserId),
+            starts_at: self.starts_at,
+            ends_at: self.ends_at,
+            extension_window_seconds: seconds(self.extension_window_seconds),
+            extension_seconds: seconds(self.extension_seconds),
+            winner_id: self.winner_id.map(UserId),
+            final_price: optional(self.final_price)?,
+            closed_at: self.closed_at,
+            version: self.item_version + self.seq,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        })
+    }
+}
+
+/// Where an item stands: until the hammer has fallen the clock says whether bidding has begun.
+fn status(outcome: Option<&str>, starts_at: Timestamp, now: Timestamp) -> ItemStatus {
+    match outcome {
+        Some("sold") => ItemStatus::Sold,
+        Some("unsold") => ItemStatus::Unsold,
+        Some(_) => ItemStatus::Cancelled,
+        None if now < starts_at => ItemStatus::Scheduled,
+        None => ItemStatus::Open,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cmp::Ordering, time::Duration};
+
+    use contracts::{
+        auctions::{ItemClosed, ItemState},
+        page::PageQuery,
+    };
+    use serde_json::json;
+    use testing::Harness;
+
+    use super::*;
+    use crate::fixtures::{ANN, SELLER, amount, bid, find, hear, lamp, minutes, noon, offer, told};
+
+    const SORTS: [ItemSort; 5] =
+        [ItemSort::EndingSoon, ItemSort::Newest, ItemSort::PriceAsc, ItemSort::PriceDesc, ItemSort::MostBids];
+
+    fn read(query: serde_json::Value) -> ListItems {
+        serde_json::from_value(query).unwrap()
+    }
+
+    async fn page(app: &Harness, query: &ListItems) -> Page<Item> {
+        app.at(noon()).ask(&function(), query).await.unwrap()
+    }
+
+    async fn refusal(app: &Harness, query: &ListItems) -> Refused {
+        match app.at(noon()).ask(&function(), query).await {
+            Err(platform::Error::Refused(refused)) => refused,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    /// The numbers of the items that are found, in the order of their ids.
+    async fn found(app: &Harness, query: serde_json::Value) -> Vec<u128> {
+        let mut found: Vec<u128> =
+            find(app, &read(query)).await.iter().map(|item| item.id.0.as_u128()).collect();
+        found.sort_unstable();
+        found
+    }
+
+    fn closed(item: ItemState, status: ItemStatus) -> ItemState {
+        ItemState { item_version: 2, status, closed_at: Some(item.ends_at), ..item }
+    }
+
+    /// Open items with many ties in every order.
+    async fn ties(app: &Harness, count: u32) {
+        let items: Vec<ItemState> = (1..=count)
+            .map(|n| ItemState {
+                created_at: noon() - Duration::from_secs(u64::from(n % 3)),
+                ends_at: noon() + minutes(u64::from(60 + n % 4)),
+                start_price: amount(&format!("{}.00", 9 + n % 2)),
+                ..lamp(u128::from(n))
+            })
+            .collect();
+        offer(app, &items).await;
+        let bids = items.iter().step_by(5).map(|item| told(app, &bid(item, 2, "10.00")));
+        hear(app, &bids.collect::<Vec<_>>()).await;
+    }
+
+    /// All pages, one after the other.
+    async fn walk(app: &Harness, sort: ItemSort, limit: u32) -> Vec<Item> {
+        let (mut walked, mut cursor) = (Vec::new(), None);
+        loop {
+            let query = PageQuery { limit, offset: 0, cursor };
+            let next = page(app, &ListItems { sort, page: query, ..Default::default() }).await;
+            assert_eq!(next.page_info.has_more, next.page_info.next_cursor.is_some());
+            walked.extend(next.data);
+            cursor = next.page_info.next_cursor;
+            if cursor.is_none() {
+                return walked;
+            }
+        }
+    }
+
+    /// No item twice, each after those that it must follow.
+    fn assert_order(sort: ItemSort, items: &[Item]) {
+        for pair in items.windows(2) {
+            let (one, two) = (&pair[0], &pair[1]);
+            let value = |item: &Item| item.current_price.in_currency(item.currency).unwrap().minor;
+            let (order, ids) = match sort {
+                ItemSort::EndingSoon => (one.ends_at.cmp(&two.ends_at), one.id.cmp(&two.id)),
+                ItemSort::Newest => (two.created_at.cmp(&one.created_at), two.id.cmp(&one.id)),
+                ItemSort::PriceAsc => (value(one).cmp(&value(two)), one.id.cmp(&two.id)),
+                ItemSort::PriceDesc => (value(two).cmp(&value(one)), two.id.cmp(&one.id)),
+                ItemSort::MostBids => (two.bid_count.cmp(&one.bid_count), two.id.cmp(&one.id)),
+            };
+            assert_eq!(order.then(ids), Ordering::Less, "{sort:?}: {one:?} {two:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn small_pages_over_ties_are_one_big_page() {
+        let app = Harness::start(crate::database()).await;
+        ties(&app, 24).await;
+        for sort in SORTS {
+            let whole = page(&app, &ListItems { sort, ..read(json!({ "limit": 100 })) }).await;
+            assert_eq!((whole.page_info.total, whole.data.len()), (24, 24));
+            assert_order(sort, &whole.data);
+            for limit in [1, 5, 23, 24] {
+                assert_eq!(walk(&app, sort, limit).await, whole.data, "{sort:?} by {limit}");
+            }
+            let skipped =
+                page(&app, &ListItems { sort, ..read(json!({ "limit": 100, "offset": 20 })) }).await;
+            assert_eq!((skipped.data.as_slice(), skipped.page_info.offset), (&whole.data[20..], 20));
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_among_many_items_are_in_order_and_complete() {
+        let app = Harness::start(crate::database()).await;
+        let many = u32::try_from(FEW).unwrap() + 25;
+        ties(&app, many).await;
+        for sort in SORTS {
+            let walked = walk(&app, sort, 100).await;
+
+            assert_eq!(walked.len(), many as usize, "{sort:?}");
+            assert_order(sort, &walked);
+        }
+    }
+
+    #[tokio::test]
+    async fn statements_are_planned_for_the_values_they_come_with() {
+        let app = Harness::start(crate::database()).await;
+        for _ in 0..3 {
+            page(&app, &ListItems::default()).await;
+        }
+
+        // On the connection that was used; others know none of the statements.
+        let (mut plans, mut others) = (Vec::new(), Vec::new());
+        while plans.is_empty() {
+            let mut connection = app.pool().acquire().await.unwrap();
+            plans = sqlx::query!(
+                r#"select custom_plans as "custom!", generic_plans as "generic!" from pg_prepared_statements
+                where statement like '%websearch_to_tsquery%' and statement not like '%pg_prepared_statements%'"#
+            )
+            .fetch_all(&mut *connection)
+            .await
+            .unwrap();
+            others.push(connection);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+
+        for plan in plans {
+            assert!(plan.custom > 0 && plan.generic == 0, "{plan:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_neither_repeat_nor_skip_an_item_because_others_change() {
+        let app = Harness::start(crate::database()).await;
+        ties(&app, 24).await;
+        let query =
+            |cursor| ListItems { page: PageQuery { limit: 10, offset: 0, cursor }, ..read(json!({})) };
+        let expected = page(&app, &read(json!({ "limit": 100 }))).await.data;
+
+        let first = page(&app, &query(None)).await;
+        // New ones in front, and one of those that were shown goes out of sight.
+        offer(&app, &[100, 101].map(|id| ItemState { created_at: noon() + minutes(1), ..lamp(id) })).await;
+        let gone = first.data[4].id.0;
+        sqlx::query!("delete from items where id = $1", gone).execute(app.pool()).await.unwrap();
+        let second = page(&app, &query(first.page_info.next_cursor)).await;
+        let third = page(&app, &query(second.page_info.next_cursor)).await;
+
+        assert_eq!([first.data, second.data, third.data].concat(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_cursor_is_good_for_its_own_order_only() {
+        let app = Harness::start(crate::database()).await;
+        ties(&app, 24).await;
+        for sort in SORTS {
+            let one = ListItems { sort, ..read(json!({ "limit": 1 })) };
+            let cursor = page(&app, &one).await.page_info.next_cursor.unwrap();
+            for other in SORTS {
+                let foreign = PageQuery { cursor: Some(cursor.clone()), ..Default::default() };
+                let query = ListItems { sort: other, page: foreign, ..Default::default() };
+                if other == sort {
+                    page(&app, &query).await;
+                    continue;
+                }
+                let refused = refusal(&app, &query).await;
+                assert_eq!(
+                    (refused.status, refused.code.as_ref()),
+                    (400, "INVALID_INPUT"),
+                    "{sort:?} {other:?}"
+                );
+                assert!(refused.details.unwrap().starts_with("cursor: "));
+            }
+        }
+        for cursor in ["", "x", "2", "%27", "💥"] {
+            let refused = refusal(&app, &read(json!({ "cursor": cursor }))).await;
+            assert!(refused.details.unwrap().starts_with("cursor: "), "{cursor}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_filter_keeps_what_it_names() {
+        let app = Harness::start(crate::database()).await;
+        let other = UserId(Uuid::from_u128(9));
+        let yen = "JPY".parse().unwrap();
+        offer(
+            &app,
+            &[
+                ItemState { category_id: Some(7), ..lamp(1) },
+                ItemState { seller_id: other, start_price: amount("10.01"), ..lamp(2) },
+                ItemState {
+                    currency: yen,
+                    start_price: amount("1500"),
+                    ends_at: noon() + minutes(90),
+                    ..lamp(3)
+                },
+                ItemState { starts_at: noon() + minutes(5), ..lamp(4) },
+                closed(lamp(5), ItemStatus::Sold),
+                closed(lamp(6), ItemStatus::Unsold),
+                ItemState { ends_at: noon() - minutes(1), category_id: Some(7), ..lamp(7) },
+                closed(lamp(8), ItemStatus::Cancelled),
+            ],
+        )
+        .await;
+        hear(&app, &[told(&app, &bid(&lamp(7), 3, "99.99"))]).await;
+
+        for (query, expected) in [
+            (json!({}), &[1, 2, 3, 4, 5, 6, 7, 8][..]),
+            (json!({ "category_id": 7 }), &[1, 7]),
+            (json!({ "seller_id": other }), &[2]),
+            (json!({ "seller_id": ANN }), &[]),
+            (json!({ "status": "scheduled" }), &[4]),
+            // Open until the hammer falls, also past its end.
+            (json!({ "status": "open" }), &[1, 2, 3, 7]),
+            (json!({ "status": "sold" }), &[5]),
+            (json!({ "status": "unsold" }), &[6]),
+            (json!({ "status": "cancelled" }), &[8]),
+            (json!({ "min_price": "10.01" }), &[2, 3, 7]),
+            (json!({ "max_price": 10 }), &[1, 4, 5, 6, 8]),
+            (json!({ "min_price": "10.001", "max_price": "99.990" }), &[2, 7]),
+            (json!({ "ending_before": noon() + minutes(60) }), &[7]),
+            (json!({ "ending_before": noon() + minutes(90), "min_price": 0 }), &[1, 2, 4, 5, 6, 7, 8]),
+            (json!({ "sort": "ending_soon" }), &[1, 2, 3, 4]),
+            (json!({ "sort": "ending_soon", "status": "open" }), &[1, 2, 3, 7]),
+            (json!({ "sort": "ending_soon", "status": "sold" }), &[5]),
+            (
+                json!({ "category_id": 7, "status": "open", "q": "lamp", "seller_id": SELLER, "max_price": 20 }),
+                &[1],
+            ),
+        ] {
+            assert_eq!(found(&app, query.clone()).await, expected, "{query}");
+            let total = page(&app, &read(query.clone())).await.page_info.total;
+            assert_eq!(total, u64::try_from(expected.len()).unwrap(), "{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn words_are_found_in_names_and_descriptions() {
+        let app = Harness::start(crate::database()).await;
+        let named = |id, name: &str, description: &str| ItemState {
+            name: name.into(),
+            description: description.into(),
+            ..lamp(id)
+        };
+        offer(
+            &app,
+            &[
+                named(1, "Brass lamp", "An old light, made of brass"),
+                named(2, "Table", "Oak, with a brass lamp on it"),
+                named(3, "Łóżko dębowe", "ein Bett aus Eiche"),
+            ],
+        )
+        .await;
+
+        for (q, expected) in [
+            ("brass", &[1, 2][..]),
+            ("BRASS lamp", &[1, 2]),
+            ("\"old light\"", &[1]),
+            ("\"light old\"", &[]),
+            ("oak or light", &[1, 2]),
+            ("brass -table", &[1]),
+            ("-brass", &[3]),
+            ("łóżko", &[3]),
+            ("ŁÓŻKO eiche", &[3]),
+            ("bras", &[]),
+            ("", &[1, 2, 3]),
+            (" \t ", &[1, 2, 3]),
+            ("\0", &[1, 2, 3]),
+            ("brass\0lamp", &[1, 2]),
+        ] {
+            assert_eq!(found(&app, json!({ "q": q })).await, expected, "{q:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn any_text_may_be_searched_for() {
+        let app = Harness::start(crate::database()).await;
+        offer(&app, &[lamp(1)]).await;
+        let (quotes, word, minus, not) =
+            ("\"".repeat(200), "x".repeat(200), "-".repeat(200), "- ".repeat(99));
+        for q in [
+            "'; drop table items; --",
+            "\\",
+            "a\\'b",
+            "lamp:*",
+            "lamp & | ! ( ) <->",
+            "<-> <2>",
+            "!",
+            "&",
+            ":",
+            "()",
+            "\"",
+            "\"lamp",
+            "or",
+            "or or",
+            "-",
+            "- -",
+            "%",
+            "_",
+            "$1",
+            "{}",
+            "\u{202e}\u{feff}",
+            "💡",
+            "\r\n\t",
+            "\u{1}",
+            "http://a.b/c?d=e&f",
+            "a@b.c",
+            "1e999",
+            "-0",
+            "NaN",
+            "<b>lamp</b>",
+            &quotes,
+            &word,
+            &minus,
+            &not,
+        ] {
+            for sort in SORTS {
+                page(&app, &ListItems { sort, ..read(json!({ "q": q })) }).await;
+            }
+        }
+
+        assert_eq!(found(&app, json!({ "q": "lamp" })).await, [1]);
+    }
+
+    #[tokio::test]
+    async fn a_scheduled_item_becomes_open_by_the_clock() {
+        let app = Harness::start(crate::database()).await;
+        let start = noon() + minutes(5);
+        offer(&app, &[ItemState { status: ItemStatus::Scheduled, starts_at: start, ..lamp(1) }]).await;
+        let open = read(json!({ "status": "open" }));
+
+        let before = app.at(start - Duration::from_micros(1));
+        let after = app.at(start);
+
+        assert_eq!(before.ask(&function(), &open).await.unwrap().data, []);
+        let shown = before.ask(&function(), &ListItems::default()).await.unwrap().data;
+        assert_eq!(shown[0].status, ItemStatus::Scheduled);
+        let shown = after.ask(&function(), &open).await.unwrap().data;
+        assert_eq!(shown[0].status, ItemStatus::Open);
+    }
+
+    #[tokio::test]
+    async fn what_ended_is_not_ending_soon() {
+        let app = Harness::start(crate::database()).await;
+        offer(&app, &[lamp(1), ItemState { ends_at: noon() + minutes(70), ..lamp(2) }]).await;
+        let query = read(json!({ "sort": "ending_soon" }));
+        let ids = async |app: &Harness| {
+            let page = app.ask(&function(), &query).await.unwrap();
+            page.data.iter().map(|item| item.id.0.as_u128()).collect::<Vec<_>>()
+        };
+
+        assert_eq!(ids(&app.at(noon())).await, [1, 2]);
+        assert_eq!(ids(&app.at(noon() + minutes(60))).await, [2]);
+        // Closed before its end.
+        hear(&app, &[told(&app, &ItemClosed(closed(lamp(1), ItemStatus::Sold)))]).await;
+        assert_eq!(ids(&app.at(noon())).await, [2]);
+    }
+
+    #[tokio::test]
+    async fn many_are_counted_to_ten_thousand() {
+        let app = Harness::start(crate::database()).await;
+        offer(&app, &[lamp(1), ItemState { category_id: Some(7), ..lamp(2) }]).await;
+        let copies = "with copy as (
+                insert into items (id, item_version, seller_id, name, description, image_urls, currency, start_price,
+                    bid_increment, starts_at, ends_at, extension_window_seconds, extension_seconds, created_at, words)
+                select gen_random_uuid(), item_version, seller_id, name, description, image_urls, currency, start_price,
+                    bid_increment, starts_at, ends_at, extension_window_seconds, extension_seconds, created_at, words
+                from items, generate_series(1, 9998) where category_id is null returning id
+            )
+            insert into prices select id, 0, null, 10, 10, false, null from copy";
+        sqlx::query(copies).execute(app.pool()).await.unwrap();
+
+        let exact = page(&app, &ListItems::default()).await.page_info;
+        offer(&app, &[lamp(3)]).await;
+        let capped = page(&app, &ListItems::default()).await.page_info;
+        let few = page(&app, &read(json!({ "category_id": 7 }))).await.page_info;
+
+        assert_eq!((exact.total, exact.total_is_capped, exact.has_more), (10_000, false, true));
+        assert_eq!((capped.total, capped.total_is_capped), (10_000, true));
+        assert_eq!((few.total, few.total_is_capped), (1, false));
+        assert_eq!(json!(capped)["total_is_capped"], true);
+        assert_eq!(json!(few).get("total_is_capped"), None);
+    }
+}
