@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
     time::Instant,
@@ -104,7 +105,8 @@ impl Copy {
         assert!(done.status.success(), "cargo {}\n{out}{err}", arguments.join(" "));
         let ran = out.lines().filter(|line| line.starts_with("test ") && line.ends_with("... ok")).count();
         assert!(arguments[0] != "test" || ran > 0, "cargo {} ran no test\n{out}", arguments.join(" "));
-        println!("{:>6.1} s  cargo {} ({ran} tests)", started.elapsed().as_secs_f64(), arguments.join(" "));
+        let seconds = started.elapsed().as_secs_f64();
+        writeln!(std::io::stderr(), "{seconds:>6.1} s  cargo {} ({ran} tests)", arguments.join(" ")).unwrap();
     }
 }
 
