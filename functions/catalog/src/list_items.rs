@@ -55,11 +55,11 @@ async fn list_items(cx: &mut Cx, query: ListItems) -> Result<Page<Item>> {
 }
 
 /// What is wanted, as the statements take it.
-struct Filter<'a> {
+struct Filter {
     q: Option<String>,
     category_id: Option<i64>,
     seller_id: Option<Uuid>,
-    status: Option<&'a str>,
+    status: Option<&'static str>,
     min_price: Option<String>,
     max_price: Option<String>,
     ending_before: Option<Timestamp>,
@@ -68,7 +68,7 @@ struct Filter<'a> {
     running: bool,
 }
 
-impl Filter<'_> {
+impl Filter {
     fn of(query: &ListItems, now: Timestamp) -> Self {
         Self {
             q: query.q.as_deref().and_then(words::search),
@@ -146,7 +146,7 @@ macro_rules! page {
 async fn rows(
     tx: &mut PgConnection,
     query: &ListItems,
-    filter: &Filter<'_>,
+    filter: &Filter,
     few: Option<&[Uuid]>,
 ) -> Result<Vec<Row>> {
     let rows = match query.sort {
@@ -248,7 +248,7 @@ struct Matches {
     few: Option<Vec<Uuid>>,
 }
 
-async fn count(tx: &mut PgConnection, filter: &Filter<'_>) -> Result<Matches> {
+async fn count(tx: &mut PgConnection, filter: &Filter) -> Result<Matches> {
     let matches = over_items!(
         // Every item has a price: where none is asked for, the planner leaves them out.
         query_as!(

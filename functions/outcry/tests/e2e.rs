@@ -214,6 +214,92 @@ fn ann_sells_bob_and_cid_bid_and_cid_wins_on_time() {
 }
 
 #[test]
+fn what_is_offered_is_found_by_words_filters_and_order_and_follows_what_happens() {
+    story(async {
+        let (ann, bob) = (Visitor::new(&SHARED, "ann").await, Visitor::new(&SHARED, "bob").await);
+        let word = format!("w{}", Uuid::new_v4().simple());
+        let offer = async |seconds, name: &str, more: Value| {
+            let mut body = json!({ "name": format!("{name} {word}") });
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            ann.offer(seconds, body).await
+        };
+        let lamp = offer(6.0, "Łamp", json!({ "category_id": 7 })).await;
+        let table = offer(60.0, "Table", json!({ "start_price": "25", "description": "oak, no lamp" })).await;
+        let chair = offer(90.0, "Chair", json!({ "start_price": "5.50" })).await;
+        let listed = |seen: &Value| -> Vec<Value> {
+            seen["data"].as_array().unwrap().iter().map(|item| item["id"].clone()).collect()
+        };
+        let all = format!("/api/v1/items?sellerId={}", ann.id);
+        bob.get_until(&all, |seen| seen["page_info"]["total"] == 3).await;
+
+        assert_eq!(bob.bid(&lamp, json!(40)).await.status, 201);
+        let dearest = bob
+            .get_until(&format!("{all}&sort=price_desc&status=open"), |seen| {
+                seen["data"][0]["bid_count"] == 1
+            })
+            .await;
+        assert_eq!(listed(&dearest), [&lamp, &table, &chair].map(|item| item["id"].clone()));
+        // But for what only the authority tells, it is the item itself.
+        let (mut shown, mut itself) = (dearest["data"][0].clone(), bob.get(&path_of(&lamp)).await.body);
+        assert_eq!((&shown["version"], &shown["current_price"]), (&json!(2), &json!("40.00")));
+        for item in [&mut shown, &mut itself] {
+            item.as_object_mut().unwrap().remove("updated_at");
+        }
+        assert_eq!(shown, itself);
+
+        for (query, expected) in [
+            (format!("q={word}&sort=newest"), &[&chair, &table, &lamp][..]),
+            (format!("q=%C5%82amp+{word}"), &[&lamp]),
+            (format!("q={word}+oak+-chair"), &[&table]),
+            (
+                format!("q={word}&sort=ending_soon&endingBefore={}", table["ends_at"].as_str().unwrap()),
+                &[&lamp],
+            ),
+            (format!("q={word}&minPrice=5.50&maxPrice=25&sort=price_asc"), &[&chair, &table]),
+            (format!("q={word}&category_id=7&sort=most_bids"), &[&lamp]),
+            (format!("q={word}&status=scheduled"), &[]),
+        ] {
+            let seen = bob.get(&format!("/api/v1/items?{query}")).await.body;
+            assert_eq!(
+                listed(&seen),
+                expected.iter().map(|item| item["id"].clone()).collect::<Vec<_>>(),
+                "{query}"
+            );
+        }
+        let first = bob.get(&format!("{all}&sort=price_asc&limit=2")).await.body;
+        let cursor = first["page_info"]["next_cursor"].as_str().unwrap();
+        let second = bob.get(&format!("{all}&sort=price_asc&limit=2&cursor={cursor}")).await.body;
+        assert_eq!(
+            [listed(&first), listed(&second)].concat(),
+            [&chair, &table, &lamp].map(|item| item["id"].clone())
+        );
+        let foreign = bob.get(&format!("{all}&sort=price_desc&cursor={cursor}")).await;
+        assert_eq!((foreign.status, foreign.code()), (400, "INVALID_INPUT"));
+
+        let sold = bob.get_until(&format!("{all}&status=sold"), |seen| seen["page_info"]["total"] == 1).await;
+        assert_eq!(
+            (&sold["data"][0]["winner_id"], &sold["data"][0]["final_price"]),
+            (&json!(bob.id), &json!("40.00"))
+        );
+        let soon = bob.get(&format!("{all}&sort=ending_soon")).await.body;
+        assert_eq!(listed(&soon), [&table, &chair].map(|item| item["id"].clone()));
+    });
+}
+
+#[test]
+fn everybody_can_ask_who_they_are() {
+    story(async {
+        let ann = Visitor::new(&SHARED, "ann").await;
+        let anonymous = Visitor { token: None, ..ann.clone() };
+        for path in ["/identity/me", "/me", "/api/v1/users/me"] {
+            let me = ann.get(path).await;
+            assert_eq!((me.status, &me.body["id"]), (200, &json!(ann.id)), "{path}");
+            assert_eq!(anonymous.get(path).await.status, 401, "{path}");
+        }
+    });
+}
+
+#[test]
 fn many_bidders_at_once_and_every_promise_is_kept() {
     story(async {
         let report = demo::run(&SHARED, Size { bidders: 20, items: 5, seconds: 4 }, &|_| {}).await.unwrap();
