@@ -1,14 +1,17 @@
 //! `outcry seed`: a small market to look around in, made through the public API by the same functions as everything.
 //!
-//! Repeatable: people who are there log in, and an item whose seller already offers one of its name is left alone. So a
-//! second run adds nothing, and a run that was broken off is completed.
+//! Repeatable: people who are there log in, and an item that its seller offers already gets only the bids that it lacks. So
+//! a second run adds nothing, and a run that was broken off is completed.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use contracts::{
     Money, Timestamp,
-    auctions::{Bid, Item},
+    auctions::{Bid, Item, ItemStatus},
     identity::Session,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -23,6 +26,8 @@ pub const PASSWORD: &str = "secret123";
 
 /// How much is done at once.
 const AT_ONCE: usize = 8;
+/// How long the listing may take to know an item.
+const LISTED_WITHIN: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 
 static MARKET: &str = include_str!("seed/market.json");
@@ -67,8 +72,8 @@ struct Offer {
     #[serde(default)]
     soft_close_seconds: u32,
     #[serde(default)]
-    starts_in_minutes: u32,
-    ends_in_minutes: u32,
+    starts_in_minutes: f64,
+    ends_in_minutes: f64,
     /// How many bids it gets.
     bids: usize,
 }
@@ -82,15 +87,16 @@ pub async fn run(url: &str) -> anyhow::Result<Made> {
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await?;
-    let offered = offered(&api, &sessions).await?;
-    let fresh =
-        market.items.iter().filter(|offer| !offered.contains(&(offer.seller.as_str(), offer.name.clone())));
-    let bids: Vec<usize> = stream::iter(fresh)
+    let made: Vec<Made> = stream::iter(&market.items)
         .map(async |offer| sell(&api, offer, &market.people, &sessions).await)
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await?;
-    Ok(Made { people: sessions.len(), items: bids.len(), bids: bids.into_iter().sum() })
+    Ok(Made {
+        people: sessions.len(),
+        items: made.iter().map(|made| made.items).sum(),
+        bids: made.iter().map(|made| made.bids).sum(),
+    })
 }
 
 /// A session of this person, who may have been here before.
@@ -110,50 +116,83 @@ async fn enter(api: &Api, person: &Person) -> anyhow::Result<Session> {
         .with_context(|| format!("{username} is taken, and not by a person of this market"))
 }
 
-/// Who offers what already.
-async fn offered<'a>(
-    api: &Api,
-    sessions: &'a HashMap<String, Session>,
-) -> anyhow::Result<Vec<(&'a str, String)>> {
-    let mut offered = Vec::new();
-    for (seller, session) in sessions {
-        let items: Vec<Item> = api.all(&format!("/api/v1/items?seller_id={}&", session.user.id)).await?;
-        offered.extend(items.into_iter().map(|item| (seller.as_str(), item.name)));
-    }
-    Ok(offered)
-}
-
-/// Offers an item and bids on it; returns how many bids were accepted.
+/// Sees to it that an item is offered and has its bids.
 async fn sell(
     api: &Api,
     offer: &Offer,
     people: &[Person],
     sessions: &HashMap<String, Session>,
-) -> anyhow::Result<usize> {
+) -> anyhow::Result<Made> {
     let session = |name: &str| sessions.get(name).with_context(|| format!("{name} is nobody of this market"));
-    let item = api.offer(session(&offer.seller)?, offer.body()).await?;
+    let seller = session(&offer.seller)?;
+    let (item, is_new) = match find(api, offer, seller).await? {
+        Some(item) => (item, false),
+        None => place(api, offer, seller).await?,
+    };
+    let mut made = Made { people: 0, items: usize::from(is_new), bids: 0 };
+    if item.status != ItemStatus::Open {
+        return Ok(made);
+    }
     let bidders: Vec<&str> =
         people.iter().map(|person| person.username.as_str()).filter(|name| *name != offer.seller).collect();
     let mut least = item.min_next_bid.in_currency(item.currency)?;
-    for number in 0..offer.bids {
+    // What was begun before is gone on with.
+    for number in usize::try_from(item.bid_count)?..offer.bids {
         // Different people on different items, and raises that are no round steps.
-        let place = (offer.name.len() + number * 5) % bidders.len();
-        let bidder = bidders.get(place).context("nobody is there to bid")?;
+        let turn = (offer.name.len() + number * 5) % bidders.len();
+        let bidder = bidders.get(turn).context("nobody is there to bid")?;
         let raise = least.minor / 100 * (3 + (number as i64 * 7 + offer.name.len() as i64) % 9);
         let amount = Money::new(least.minor + raise, item.currency);
         let key = format!("seed-{}-{number}", item.id);
-        let answer = api.bid(session(bidder)?, item.id, &amount.to_string(), &key).await?;
-        let bid: Bid = expect(StatusCode::CREATED, "a bid", answer)?;
+        let (status, answer) = api.bid(session(bidder)?, item.id, &amount.to_string(), &key).await?;
+        // It ended while others were busy, or somebody else bids as well: the market is what it is.
+        if status == StatusCode::CONFLICT {
+            break;
+        }
+        let bid: Bid = expect(StatusCode::CREATED, "a bid", (status, answer))?;
         let Some(after) = bid.item else { bail!("a bid was answered without its item") };
         least = after.min_next_bid.in_currency(item.currency)?;
+        made.bids += 1;
     }
-    Ok(offer.bids)
+    Ok(made)
+}
+
+/// The seller's item of this name, if the listing knows it.
+async fn find(api: &Api, offer: &Offer, seller: &Session) -> anyhow::Result<Option<Item>> {
+    let items: Vec<Item> = api.all(&format!("/api/v1/items?seller_id={}&", seller.user.id)).await?;
+    match items.into_iter().find(|item| item.name == offer.name) {
+        // As it is now, not as it was listed.
+        Some(item) => api.item(item.id).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Offers an item, unless that has just been done and the listing does not know it yet.
+async fn place(api: &Api, offer: &Offer, seller: &Session) -> anyhow::Result<(Item, bool)> {
+    let (path, key) = ("/api/v1/items", format!("seed-{}", offer.slug()));
+    let answer = api.call(Method::POST, path, Some(seller), Some(&key), Some(offer.body())).await?;
+    // The key was used with other times: the item is there and will be listed.
+    if answer.0 != StatusCode::UNPROCESSABLE_ENTITY {
+        return Ok((expect(StatusCode::CREATED, path, answer)?, true));
+    }
+    let deadline = Instant::now() + LISTED_WITHIN;
+    loop {
+        if let Some(item) = find(api, offer, seller).await? {
+            return Ok((item, false));
+        }
+        ensure!(Instant::now() < deadline, "{} was offered before and is not listed", offer.name);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 impl Offer {
+    /// Its name as part of an address or a key.
+    fn slug(&self) -> String {
+        self.name.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-")
+    }
+
     fn body(&self) -> Value {
         let now = Timestamp::now();
-        let slug = self.name.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let mut body = json!({
             "name": self.name,
             "description": self.description,
@@ -163,11 +202,11 @@ impl Offer {
             "reserve_price": self.reserve_price,
             "buy_now_price": self.buy_now_price,
             "extension_window_seconds": self.soft_close_seconds,
-            "image_urls": [format!("https://images.example.com/{slug}.jpg")],
-            "ends_at": now + MINUTE * self.ends_in_minutes,
+            "image_urls": [format!("https://images.example.com/{}.jpg", self.slug())],
+            "ends_at": now + MINUTE.mul_f64(self.ends_in_minutes),
         });
-        if self.starts_in_minutes > 0 {
-            body["starts_at"] = json!(now + MINUTE * self.starts_in_minutes);
+        if self.starts_in_minutes > 0.0 {
+            body["starts_at"] = json!(now + MINUTE.mul_f64(self.starts_in_minutes));
         }
         body
     }
@@ -184,7 +223,7 @@ mod tests {
         for offer in &market.items {
             assert!(market.people.iter().any(|person| person.username == offer.seller), "{}", offer.name);
             assert!(offer.starts_in_minutes < offer.ends_in_minutes, "{}", offer.name);
-            assert!(offer.starts_in_minutes == 0 || offer.bids == 0, "{} has not begun", offer.name);
+            assert!(offer.starts_in_minutes == 0.0 || offer.bids == 0, "{} has not begun", offer.name);
             let item: contracts::auctions::CreateItem = serde_json::from_value(offer.body()).unwrap();
             platform::Message::check(&item).unwrap();
             let same = market
