@@ -72,10 +72,15 @@ emit *arguments:
 new domain function *options:
     cargo run --quiet --package scaffold -- function "$@"
 
-# a domain with a database of its own; --emits when it says what happened
+# a domain with a database of its own
 [group('change')]
-new-domain name *options:
+new-domain name:
     cargo run --quiet --package scaffold -- domain "$@"
+
+# the relay of a domain, when the first of its functions says what happened
+[group('change')]
+new-relay domain:
+    cargo run --quiet --package scaffold -- relay "$@"
 
 # all tests, or those of one function, or those whose name contains the word
 [group('change')]

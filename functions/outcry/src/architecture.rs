@@ -98,8 +98,8 @@ fn a_domain_that_says_something_has_a_relay() {
     let relays =
         |domain: &str| root().join("functions").join(domain).join(format!("src/bin/{domain}-relay.rs"));
     for database in databases() {
-        let says = launch::relayed().contains(&database.domain);
-        assert_eq!(relays(database.domain).exists(), says, "{}", database.domain);
+        let (domain, says) = (database.domain, launch::relayed().contains(&database.domain));
+        assert_eq!(relays(domain).exists(), says, "`just new-relay {domain}` makes the relay of {domain}");
     }
 }
 

@@ -1,11 +1,12 @@
-//! `scaffold domain`: a crate with a database of its own, and its place in the platform.
+//! `scaffold domain` and `scaffold relay`: a crate with a database of its own, its place in the platform, and who
+//! publishes what it says.
 
 use anyhow::ensure;
 
 use crate::{edits::Edits, names::Name, repository::Repository, text};
 
 /// Works out what a new domain changes. Returns the changes, and what could not be done.
-pub(crate) fn plan(repository: &Repository, name: Name, emits: bool) -> anyhow::Result<(Edits, Vec<String>)> {
+pub(crate) fn plan(repository: &Repository, name: Name) -> anyhow::Result<(Edits, Vec<String>)> {
     let name = name.of_domain()?;
     repository.check_free(&name)?;
     repository.check_free_package(&name)?;
@@ -16,15 +17,7 @@ pub(crate) fn plan(repository: &Repository, name: Name, emits: bool) -> anyhow::
         template.replace("somedomain", name.kebab()).replace("SOMEDOMAIN", &name.kebab().to_uppercase())
     };
     let folder = format!("functions/{name}");
-    let mut manifest = named(include_str!("../templates/domain/manifest.toml"));
-    if emits {
-        let relay = format!("{name}-relay");
-        manifest = text::bin(&manifest, &relay, None, &relay);
-        edits.create(
-            &format!("{folder}/src/bin/{relay}.rs"),
-            named(include_str!("../templates/domain/relay.rs")),
-        )?;
-    }
+    let manifest = named(include_str!("../templates/domain/manifest.toml"));
     edits.create(&format!("{folder}/Cargo.toml"), manifest)?;
     for (path, template) in [
         ("build.rs", include_str!("../templates/domain/build.rs")),
@@ -63,4 +56,19 @@ pub(crate) fn plan(repository: &Repository, name: Name, emits: bool) -> anyhow::
     }
     edits.format()?;
     Ok((edits, left))
+}
+
+/// Works out the relay of a domain that is about to say something.
+pub(crate) fn plan_relay(repository: &Repository, domain: &Name) -> anyhow::Result<Edits> {
+    repository.check_domain(domain)?;
+    let relay: Name = format!("{domain}-relay").parse()?;
+    repository.check_free(&relay)?;
+    let mut edits = Edits::below(&repository.root);
+    let code = include_str!("../templates/domain/relay.rs").replace("somedomain", domain.kebab());
+    edits.create(&format!("functions/{domain}/src/bin/{relay}.rs"), code)?;
+    edits.change(&format!("functions/{domain}/Cargo.toml"), |text| {
+        Ok(text::bin(text, relay.kebab(), None, relay.kebab()))
+    })?;
+    edits.format()?;
+    Ok(edits)
 }

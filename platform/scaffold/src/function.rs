@@ -94,12 +94,7 @@ impl Templates {
 /// Works out what a new function changes. Returns the changes, and what could not be done.
 pub(crate) fn plan(repository: &Repository, wanted: &Wanted) -> anyhow::Result<(Edits, Vec<String>)> {
     let Wanted { domain, name, kind, .. } = wanted;
-    let domains = repository.domains()?;
-    ensure!(
-        domains.iter().any(|one| one == domain.kebab()),
-        "there is no domain {domain}: there are {}; `just new-domain {domain}` makes it",
-        domains.join(", ")
-    );
+    repository.check_domain(domain)?;
     repository.check_free(name)?;
     ensure!(
         wanted.route.is_none() || matches!(kind, Kind::Command | Kind::Query),
@@ -161,11 +156,12 @@ impl New<'_> {
         // The outcomes of commands, which may come along, are about ids.
         let uuid = (*kind == Kind::Command).then_some("uuid");
         self.part(name, &handler, &["contracts", "platform"].into_iter().chain(uuid).collect::<Vec<_>>())?;
-        let (verb, method) = if *kind == Kind::Command { ("send", "POST") } else { ("ask", "GET") };
+        let (verb, method, who) =
+            if *kind == Kind::Command { ("send", "POST", " (bearer)") } else { ("ask", "GET", "") };
         let over_http = match route {
             Some(path) => {
                 self.route(verb, path)?;
-                format!("{method} `{path}`")
+                format!("{method} `{path}`{who}")
             }
             None => "-".to_owned(),
         };
@@ -281,7 +277,9 @@ impl New<'_> {
         }
         let handler = include_str!("../templates/outcome.rs").replace("some-function", name.kebab());
         self.part(&name, &handler, &["platform", "uuid"])?;
-        self.row(&name, "a query", "GET `/api/v1/commands/{id}`")
+        let over_http =
+            "GET `/api/v1/commands/{id}` (bearer): what became of a command that was answered 202";
+        self.row(&name, "a query", over_http)
     }
 
     fn consumer(&mut self, stream: &str, text: String) -> anyhow::Result<()> {

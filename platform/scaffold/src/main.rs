@@ -53,9 +53,11 @@ enum Command {
     Domain {
         /// The name, one word, such as `watchlists`.
         name: Name,
-        /// Its functions will say what happened, so it has a relay.
-        #[arg(long)]
-        emits: bool,
+    },
+    /// The relay of a domain, when the first of its functions says what happened.
+    Relay {
+        /// The domain, such as `auctions`.
+        domain: Name,
     },
 }
 
@@ -86,12 +88,18 @@ fn run(command: Command) -> anyhow::Result<()> {
             write(edits, &left)?;
             next_of_function(&wanted);
         }
-        Command::Domain { name, emits } => {
-            let (edits, left) = domain::plan(&repository, name.clone(), emits)?;
+        Command::Domain { name } => {
+            let (edits, left) = domain::plan(&repository, name.clone())?;
             write(edits, &left)?;
             say("\nNext:");
             say(&format!("  just new {name} <function>"));
             say(&format!("  its tables in migrations/{name}/0001_first.sql, then `just prepare-sql`"));
+        }
+        Command::Relay { domain } => {
+            write(domain::plan_relay(&repository, &domain)?, &[])?;
+            say(&format!(
+                "\nNext:\n  `.emits::<Event>()` of a function of {domain}: the relay runs when one says something"
+            ));
         }
     }
     Ok(())

@@ -51,6 +51,17 @@ impl Repository {
             .collect())
     }
 
+    /// Refuses a domain that is not there.
+    pub(crate) fn check_domain(&self, domain: &Name) -> anyhow::Result<()> {
+        let domains = self.domains()?;
+        ensure!(
+            domains.iter().any(|one| one == domain.kebab()),
+            "there is no domain {domain}: there are {}; `just new-domain {domain}` makes it",
+            domains.join(", ")
+        );
+        Ok(())
+    }
+
     /// Refuses a name that something else has.
     pub(crate) fn check_free(&self, name: &Name) -> anyhow::Result<()> {
         for family in FAMILIES {

@@ -30,45 +30,7 @@ impl Copy {
 
     fn into(root: PathBuf, _folder: Option<tempfile::TempDir>) -> Self {
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), &root);
-        let copy = Self { _folder, root };
-        copy.make_table();
-        copy.make_samples();
-        copy
-    }
-
-    /// The table of functions, where the README has none yet.
-    fn make_table(&self) {
-        let readme = self.read("README.md");
-        let heading = "| function | what wakes it | over HTTP |";
-        if !readme.contains(heading) {
-            let rows = "| `place-bid` | a command | - |\n| `close-auction` | the clock | - |\n| `update-stats` | events | - |\n";
-            fs::write(
-                self.root.join("README.md"),
-                format!("{readme}\n{heading}\n|---|---|---|\n{rows}\nThe end.\n"),
-            )
-            .unwrap();
-        }
-    }
-
-    /// The samples of these events, where the repository has none yet.
-    fn make_samples(&self) {
-        let id = "01900000-0000-7000-8000-000000000001";
-        let placed = format!(
-            r#""bid_id":"{id}","item_id":"{id}","seller_id":"{id}","bidder_id":"{id}","outbid_id":null,"amount":"1.00",
-            "currency":"USD","seq":1,"placed_at":"2026-11-21T00:00:00Z","current_price":"1.00","min_next_bid":"1.01",
-            "reserve_met":true"#
-        );
-        let won = format!(
-            r#""item_id":"{id}","item_name":"Lamp","bid_id":"{id}","winner_id":"{id}","seller_id":"{id}",
-            "amount":"1.00","currency":"USD","seq":1,"closed_at":"2026-11-21T00:00:00Z""#
-        );
-        for (name, payload) in [("bid.placed.v1", placed), ("bid.won.v1", won)] {
-            let path = self.root.join(format!("nats/samples/{name}.json"));
-            if !path.exists() {
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, format!(r#"{{"id":"{id}","payload":{{{payload}}}}}"#)).unwrap();
-            }
-        }
+        Self { _folder, root }
     }
 
     fn read(&self, path: &str) -> String {
@@ -79,11 +41,17 @@ impl Copy {
         Repository::find(&self.root.join("functions")).unwrap()
     }
 
-    fn domain(&self, name: &str, emits: bool) -> Result<Vec<String>, String> {
-        let planned = domain::plan(&self.repository(), name.parse().unwrap(), emits);
+    fn domain(&self, name: &str) -> Result<Vec<String>, String> {
+        let planned = domain::plan(&self.repository(), name.parse().unwrap());
         let (edits, left) = planned.map_err(|error| format!("{error:#}"))?;
         edits.write().unwrap();
         Ok(left)
+    }
+
+    fn relay(&self, domain: &str) -> Result<(), String> {
+        let planned = domain::plan_relay(&self.repository(), &domain.parse().unwrap());
+        planned.map_err(|error| format!("{error:#}"))?.write().unwrap();
+        Ok(())
     }
 
     fn function(&self, wanted: &Wanted) -> Result<Vec<String>, String> {
@@ -202,7 +170,7 @@ fn a_command_finds_its_place_in_every_list() {
         &readme,
         &[
             "| `close-auction` |",
-            "| `flag-item` | a command | POST `/api/v1/items/{item_id}/flag` |",
+            "| `flag-item` | a command | POST `/api/v1/items/{item_id}/flag` (bearer) |",
             "| `update-stats` |",
         ],
     );
@@ -263,7 +231,7 @@ fn a_consumer_hears_what_it_names() {
 fn a_domain_finds_its_place_and_takes_functions() {
     let copy = Copy::new();
 
-    assert_eq!(copy.domain("watchlists", true), Ok(Vec::new()));
+    assert_eq!(copy.domain("watchlists"), Ok(Vec::new()));
     copy.function(&with_route("watchlists", "watch-item", "/api/v1/items/{item_id}/watch")).unwrap();
 
     assert_in_order(
@@ -294,7 +262,6 @@ fn a_domain_finds_its_place_and_takes_functions() {
             "[dev-dependencies]\ntesting.workspace = true\ntokio.workspace = true\n",
             "\"watch-item\"",
             "\"watchlists-outcome\"",
-            "\"watchlists-relay\"",
         ],
     );
     assert_in_order(
@@ -304,15 +271,32 @@ fn a_domain_finds_its_place_and_takes_functions() {
 }
 
 #[test]
+fn a_domain_gets_a_relay_once() {
+    let copy = Copy::new();
+
+    assert_eq!(copy.relay("stats"), Ok(()));
+
+    let relay = copy.read("functions/stats/src/bin/stats-relay.rs");
+    assert!(relay.contains("platform::relay_main(stats::DOMAIN, \"stats-relay\")"), "{relay}");
+    assert!(
+        copy.read("functions/stats/Cargo.toml")
+            .ends_with("\n\n[[bin]]\nname = \"stats-relay\"\ntest = false\n")
+    );
+    assert!(copy.relay("stats").unwrap_err().starts_with("stats-relay is taken"));
+    assert!(copy.relay("auctions").unwrap_err().starts_with("auctions-relay is taken"));
+    assert!(copy.relay("edge").unwrap_err().starts_with("there is no domain edge"));
+}
+
+#[test]
 fn a_second_time_is_refused_and_changes_nothing() {
     let copy = Copy::new();
-    copy.domain("watchlists", false).unwrap();
+    copy.domain("watchlists").unwrap();
     copy.function(&wanted("watchlists", "watch-item")).unwrap();
     let before = files(&copy.root);
 
     let function = copy.function(&wanted("watchlists", "watch-item")).unwrap_err();
     let elsewhere = copy.function(&wanted("stats", "watch-item")).unwrap_err();
-    let domain = copy.domain("watchlists", false).unwrap_err();
+    let domain = copy.domain("watchlists").unwrap_err();
 
     let taken = "is taken: functions/watchlists/Cargo.toml has a program or a library of that name";
     assert_eq!((function, elsewhere), (format!("watch-item {taken}"), format!("watch-item {taken}")));
@@ -327,7 +311,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     let of_kind = |name: &str, kind| Wanted { kind, ..wanted("auctions", name) };
     let unheard = Wanted { hears: vec!["bid.stolen.v1".into()], ..hearing("stats", "update-streaks") };
     for (wanted, why) in [
-        (wanted("auction", "watch-item"), "there is no domain auction: there are auctions, identity, stats"),
+        (wanted("auction", "watch-item"), "there is no domain auction: there are auctions, "),
         (wanted("auction", "watch-item"), "`just new-domain auction` makes it"),
         (wanted("edge", "watch-item"), "there is no domain edge"),
         (wanted("auctions", "login"), "login is taken: functions/identity/Cargo.toml"),
@@ -371,7 +355,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         ("group", "group means something to Postgres"),
         ("watch-lists", "a domain is one word"),
     ] {
-        let refused = copy.domain(name, false).expect_err(why);
+        let refused = copy.domain(name).expect_err(why);
         assert!(refused.contains(why), "{name}: {refused}");
     }
     assert_eq!(files(&copy.root), before);
@@ -411,7 +395,7 @@ fn what_is_written_compiles_and_passes_its_tests() {
     copy.function(&with_route("auctions", "get-lot-words", "/api/v1/items/{item_id}/words")).unwrap();
     copy.function(&hearing("stats", "update-streaks")).unwrap();
     copy.function(&wanted("auctions", "expire-drafts")).unwrap();
-    copy.domain("watchlists", true).unwrap();
+    copy.domain("watchlists").unwrap();
     copy.function(&with_route("watchlists", "watch-item", "/api/v1/items/{item_id}/watch")).unwrap();
 
     copy.cargo(&["fmt", "--all", "--", "--check"], &target);
