@@ -93,6 +93,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             write(edits, &left)?;
             say("\nNext:");
             say(&format!("  just new {name} <function>"));
+            say("  just migrate                  # its database, in the platform that runs here");
             say(&format!("  its tables in migrations/{name}/0001_first.sql, then `just prepare-sql`"));
         }
         Command::Relay { domain } => {
@@ -121,18 +122,24 @@ fn write(edits: Edits, left: &[String]) -> anyhow::Result<()> {
 }
 
 fn next_of_function(wanted: &Wanted) {
-    let Wanted { name, kind, hears, .. } = wanted;
+    let Wanted { name, kind, hears, route, .. } = wanted;
     say("\nNext:");
-    let step = |what: String, why: &str| say(&format!("  {what:<56} # {why}"));
+    let step = |what: String, why: &str| say(&format!("  {what:<52} # {why}"));
     step(format!("just test {name}"), "its test, on a real Postgres");
-    step(format!("just run {name}"), "it joins the platform that runs here");
+    if matches!(kind, Kind::Command | Kind::Events) {
+        step("just provision".into(), "its place in the streams of the platform that runs here");
+    }
+    step(format!("just run {name}"), "in this terminal; it joins that platform");
     match kind {
-        Kind::Command => step(format!(r#"just call {name} '{{"note":"hello"}}'"#), "its answer"),
-        Kind::Query => step(format!(r#"just call {name} '{{"text":"a brass lamp"}}'"#), "its answer"),
-        Kind::Events => hears.iter().for_each(|event| step(format!("just emit {event}"), "what wakes it")),
+        Kind::Command => step(format!(r#"just call {name} '{{"note":"hello"}}'"#), "in another one"),
+        Kind::Query => step(format!(r#"just call {name} '{{"text":"a brass lamp"}}'"#), "in another one"),
+        Kind::Events => hears.iter().for_each(|event| step(format!("just emit {event}"), "in another one")),
         Kind::Due => {}
     }
-    step(format!("just deploy {name}"), "after a change, into the platform that runs here");
+    step(format!("just deploy {name}"), "into the platform that runs here, after every change");
+    if let Some(path) = route {
+        step("just up".into(), &format!("the platform anew: its edge learns of {path}"));
+    }
 }
 
 /// For people, so on standard output.
