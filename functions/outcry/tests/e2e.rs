@@ -889,9 +889,10 @@ fn what_was_given_up_is_looked_at_and_driven_again_from_the_command_line() {
         assert!(outcry(&["dlq", "drop", &first]).await.0);
         let (good, told) = outcry(&["dlq", "drop", "--all", "--function", "update-stats"]).await;
         assert!(good && told.contains("1 dropped"), "{told}");
-        // The listing could not read them either.
+        // The listing could not read them either, nor could whoever else hears of bids.
         let (good, told) = outcry(&["dlq", "drop", "--all"]).await;
-        assert!(good && told.contains("2 dropped"), "{told}");
+        let dropped: usize = told.split(' ').next().unwrap().parse().unwrap();
+        assert!(good && dropped >= 2, "{told}");
         assert_eq!(outcry(&["dlq", "list"]).await, (true, "no dead letters\n".into()));
         platform.stop().await;
     });

@@ -3,13 +3,21 @@
 
 use anyhow::ensure;
 
-use crate::{edits::Edits, names::Name, repository::Repository, text};
+use crate::{
+    edits::Edits,
+    names::Name,
+    repository::{KEPT, Repository},
+    text,
+};
 
 /// Works out what a new domain changes. Returns the changes, and what could not be done.
 pub(crate) fn plan(repository: &Repository, name: Name) -> anyhow::Result<(Edits, Vec<String>)> {
     let name = name.of_domain()?;
     repository.check_free(&name)?;
     repository.check_free_package(&name)?;
+    for part in KEPT {
+        repository.check_free(&format!("{name}-{part}").parse()?)?;
+    }
     let mut edits = Edits::below(&repository.root);
     let words = format!("functions/contracts/src/{name}.rs");
     ensure!(!edits.exists(&words), "{name} is taken: {words} is there already");

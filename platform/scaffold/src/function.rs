@@ -96,6 +96,7 @@ pub(crate) fn plan(repository: &Repository, wanted: &Wanted) -> anyhow::Result<(
     let Wanted { domain, name, kind, .. } = wanted;
     repository.check_domain(domain)?;
     repository.check_free(name)?;
+    repository.check_kept(name)?;
     ensure!(
         wanted.route.is_none() || matches!(kind, Kind::Command | Kind::Query),
         "only a command or a query has a route: choose it with --kind"
@@ -197,11 +198,9 @@ impl New<'_> {
             "{message} means something else in {path}: choose another name than {name}"
         );
         // What a query asks for is a good name for what it gets.
-        let asked_for = name.words().skip(1).map(|word| word.parse::<Name>().map(|word| word.camel()));
-        let asked_for = asked_for.collect::<anyhow::Result<String>>().unwrap_or_default();
         let is_question = *kind == Kind::Query && Kind::of(name) == Kind::Query;
-        if is_question && asked_for.starts_with(|c: char| c.is_ascii_uppercase()) && is_free(&asked_for) {
-            return Ok(asked_for);
+        if let Some(object) = name.object().filter(|object| is_question && is_free(object)) {
+            return Ok(object);
         }
         let reply = format!("{message}Reply");
         ensure!(is_free(&reply), "{reply} means something else in {path}: choose another name than {name}");
@@ -243,7 +242,8 @@ impl New<'_> {
         let library = format!("functions/{domain}/src/lib.rs");
         let menu = text::menu(&self.edits.read(&library)?)?;
         let outcome = format!("{domain}_outcome");
-        let before = menu.iter().rfind(|module| **module != outcome).map(|module| module.replace('_', "-"));
+        let neighbour =
+            menu.iter().rfind(|module| **module != outcome).map(|module| module.replace('_', "-"));
         self.edits.create(&format!("functions/{domain}/src/{module}.rs"), handler.to_owned())?;
         let bin = include_str!("../templates/bin.rs")
             .replace("some-function", name.kebab())
@@ -253,12 +253,12 @@ impl New<'_> {
         self.edits
             .change(&library, |text| text::add_to_menu(&text::module(text, &module), &module, &outcome))?;
         self.edits.change(&format!("functions/{domain}/Cargo.toml"), |text| {
-            let mut text = text::bin(text, name.kebab(), before.as_deref(), &format!("{domain}-relay"));
+            let mut text = text::bin(text, name.kebab(), neighbour.as_deref(), &format!("{domain}-relay"));
             for used in uses {
                 text = text::dependency(&text, "dependencies", used)?;
             }
             // Only the test needs these.
-            for used in ["serde_json", "tokio", "uuid"] {
+            for used in ["serde_json", "tokio"] {
                 let is_used = handler.contains(&format!("{used}::"));
                 if is_used && !text::depends(&text, "dependencies", used) {
                     text = text::dependency(&text, "dev-dependencies", used)?;

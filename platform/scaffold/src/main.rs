@@ -92,15 +92,13 @@ fn run(command: Command) -> anyhow::Result<()> {
             let (edits, left) = domain::plan(&repository, name.clone())?;
             write(edits, &left)?;
             say("\nNext:");
-            say(&format!("  just new {name} <function>"));
-            say("  just migrate                  # its database, in the platform that runs here");
-            say(&format!("  its tables in migrations/{name}/0001_first.sql, then `just prepare-sql`"));
+            step(&format!("just new {name} <function>"), "its first function");
+            step("just migrate", "its database, in the platform that runs here");
+            step("just prepare-sql", &format!("after its tables are in migrations/{name}/0001_first.sql"));
         }
         Command::Relay { domain } => {
             write(domain::plan_relay(&repository, &domain)?, &[])?;
-            say(&format!(
-                "\nNext:\n  `.emits::<Event>()` of a function of {domain}: the relay runs when one says something"
-            ));
+            say(&format!("\nNext: a function of {domain} that declares an event, with `.emits::<Event>()`"));
         }
     }
     Ok(())
@@ -124,22 +122,25 @@ fn write(edits: Edits, left: &[String]) -> anyhow::Result<()> {
 fn next_of_function(wanted: &Wanted) {
     let Wanted { name, kind, hears, route, .. } = wanted;
     say("\nNext:");
-    let step = |what: String, why: &str| say(&format!("  {what:<52} # {why}"));
-    step(format!("just test {name}"), "its test, on a real Postgres");
+    step(&format!("just test {name}"), "its test, on a real Postgres");
     if matches!(kind, Kind::Command | Kind::Events) {
-        step("just provision".into(), "its place in the streams of the platform that runs here");
+        step("just provision", "its place in the streams of the platform that runs here");
     }
-    step(format!("just run {name}"), "in this terminal; it joins that platform");
+    step(&format!("just run {name}"), "in this terminal; it joins that platform");
     match kind {
-        Kind::Command => step(format!(r#"just call {name} '{{"note":"hello"}}'"#), "in another one"),
-        Kind::Query => step(format!(r#"just call {name} '{{"text":"a brass lamp"}}'"#), "in another one"),
-        Kind::Events => hears.iter().for_each(|event| step(format!("just emit {event}"), "in another one")),
+        Kind::Command => step(&format!(r#"just call {name} '{{"note":"hello"}}'"#), "in another one"),
+        Kind::Query => step(&format!(r#"just call {name} '{{"text":"a brass lamp"}}'"#), "in another one"),
+        Kind::Events => hears.iter().for_each(|event| step(&format!("just emit {event}"), "in another one")),
         Kind::Due => {}
     }
-    step(format!("just deploy {name}"), "into the platform that runs here, after every change");
+    step(&format!("just deploy {name}"), "into that platform, after every change");
     if let Some(path) = route {
-        step("just up".into(), &format!("the platform anew: its edge learns of {path}"));
+        step("just up", &format!("the platform anew: its edge learns of {path}"));
     }
+}
+
+fn step(what: &str, why: &str) {
+    say(&format!("  {what:<52} # {why}"));
 }
 
 /// For people, so on standard output.

@@ -45,6 +45,12 @@ impl Name {
         self.words().map(capital).collect()
     }
 
+    /// `Bid` of `place-bid`: what comes after the verb, when that can be the name of a type.
+    pub(crate) fn object(&self) -> Option<String> {
+        let object: String = self.words().skip(1).map(capital).collect();
+        object.starts_with(|first: char| first.is_ascii_uppercase()).then_some(object)
+    }
+
     pub(crate) fn words(&self) -> impl Iterator<Item = &str> {
         self.0.split('-')
     }
@@ -110,6 +116,14 @@ mod tests {
             (name.kebab(), &*name.snake(), &*name.camel()),
             ("show-2fa-codes", "show_2fa_codes", "Show2faCodes")
         );
+    }
+
+    #[test]
+    fn the_object_of_a_name_may_be_a_type() {
+        let object = |name: &str| name.parse::<Name>().unwrap().object();
+
+        assert_eq!(object("get-user-stats").as_deref(), Some("UserStats"));
+        assert_eq!((object("search"), object("show-2fa-codes")), (None, None));
     }
 
     #[test]

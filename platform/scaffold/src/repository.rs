@@ -12,6 +12,9 @@ use crate::{names::Name, text};
 /// The folders of crates.
 const FAMILIES: [&str; 2] = ["platform", "functions"];
 
+/// What comes with a domain: `<domain>-relay` publishes what it says, `<domain>-outcome` tells what became of commands.
+pub(crate) const KEPT: [&str; 2] = ["relay", "outcome"];
+
 /// The repository, found from a folder inside it.
 pub(crate) struct Repository {
     pub(crate) root: PathBuf,
@@ -77,6 +80,15 @@ impl Repository {
             .iter()
             .any(|library| text::depends(&workspace, "workspace.dependencies", library));
         ensure!(!is_library, "{name} is taken: a library that functions use has that name");
+        Ok(())
+    }
+
+    /// Refuses a name that every domain keeps for a part of its own.
+    pub(crate) fn check_kept(&self, name: &Name) -> anyhow::Result<()> {
+        for domain in self.domains()? {
+            let kept = KEPT.iter().any(|part| name.kebab() == format!("{domain}-{part}"));
+            ensure!(!kept, "{name} is kept for a part that every domain may have: choose another name");
+        }
         Ok(())
     }
 

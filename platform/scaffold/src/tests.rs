@@ -317,6 +317,8 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         (wanted("auctions", "login"), "login is taken: functions/identity/Cargo.toml"),
         (wanted("auctions", "auctions-relay"), "auctions-relay is taken"),
         (wanted("auctions", "edge"), "edge is taken: functions/edge/Cargo.toml"),
+        (wanted("auctions", "stats-relay"), "stats-relay is kept for a part"),
+        (wanted("stats", "stats-outcome"), "stats-outcome is kept for a part"),
         (wanted("auctions", "async-nats"), "async-nats is taken: a library"),
         (wanted("auctions", "tracing"), "tracing is taken: a library"),
         (wanted("auctions", "store"), "functions/auctions/src/store.rs is there already"),

@@ -9,9 +9,9 @@ pub fn function() -> Function {
 }
 
 async fn some_function(cx: &mut Cx, command: SomeFunction) -> Result<SomeReply> {
-    // Next: what it is for. `cx.caller()?` refuses who is not logged in. `cx.tx().await?` is the transaction for
-    // `sqlx::query!`; its tables are a new file in migrations/somedomain/, then `just prepare-sql`. `cx.emit(&event)?`
-    // says what happened, when `function()` declares it with `.emits::<Event>()`.
+    // Next: what it is for. `cx.caller()?` refuses who is not logged in. `cx.tx().await?` is the transaction
+    // for `sqlx::query!`: its tables are a new file in migrations/somedomain/, then `just prepare-sql`.
+    // `cx.emit(&event)?` says what happened, when `function()` declares it with `.emits::<Event>()`.
     let caller = cx.caller().ok().map(|caller| caller.id);
     Ok(SomeReply { note: command.note, caller, at: cx.now() })
 }

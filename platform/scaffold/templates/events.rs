@@ -20,8 +20,8 @@ pub fn function() -> Function {
 }
 
 async fn some_function(_cx: &mut Cx, events: Vec<Received<Heard>>) -> Result<()> {
-    // Next: what it is for, for the whole batch in few statements on `cx.tx().await?`. Each event counts once, in the same
-    // transaction, so that plain additions are safe. A refusal gives an event up, to the dead letters.
+    // Next: what it is for, for the whole batch in few statements on `cx.tx().await?`. Each event counts once,
+    // in the same transaction, so that plain additions are safe.
     for event in &events {
         let (name, about) = match &event.message {
             Heard::SomeEvent(fact) => (SomeEvent::NAME, fact.key()),

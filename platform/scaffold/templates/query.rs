@@ -9,8 +9,8 @@ pub fn function() -> Function {
 }
 
 async fn some_function(cx: &mut Cx, query: SomeFunction) -> Result<SomeReply> {
-    // Next: what it is for. `cx.tx().await?` is the connection for `sqlx::query!`, then `just prepare-sql`; `cx.ask(&query)`
-    // asks another domain, and `cx.caller()?` refuses who is not logged in.
+    // Next: what it is for. `cx.tx().await?` is the connection for `sqlx::query!`, then `just prepare-sql`.
+    // `cx.ask(&query).await?` asks another domain, `cx.caller()?` refuses who is not logged in.
     let words = query.text.split_whitespace().count();
     Ok(SomeReply { words, at: cx.now() })
 }

@@ -1,3 +1,2 @@
--- The first tables of somedomain, when it has some. Until this is committed it may be written here; a committed file
--- never changes, and what comes later is a file of its own, 0002_<what>.sql. The tables of outcomes, inbox and outbox
--- come from migrations/platform.
+-- The first tables of somedomain belong here. A file that was committed never changes: what comes later is a
+-- file of its own, 0002_<what>.sql. The tables of outcomes, inbox and outbox come from migrations/platform.
