@@ -123,7 +123,13 @@ fn a_server_left_over_data_that_nobody_holds_is_ended_first() {
 
 #[test]
 fn the_watch_interrupts_its_process_when_the_pipe_ends_and_not_before() {
-    let sleep = || Command::new("sleep").arg("60").spawn().unwrap();
+    // Says itself what an interrupt does: whoever runs this in the background of a shell makes `sleep` ignore it.
+    let sleep = || {
+        let program = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print(flush=True); time.sleep(60)";
+        let mut child = Command::new("python3").args(["-c", program]).stdout(Stdio::piped()).spawn().unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+        child
+    };
 
     let mut child = sleep();
     drop(Watch::over(child.id()).unwrap());
