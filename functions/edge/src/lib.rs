@@ -79,9 +79,19 @@ pub fn main() -> ExitCode {
     platform::run("edge", async |env, _config, bus, stop| run(env, bus, stop).await)
 }
 
-/// Takes the port on all addresses and serves HTTP until told to stop.
+/// Takes the listener that whoever started us hands over, else the port on all addresses, and serves HTTP until told to
+/// stop.
+///
+/// A listener comes as systemd's socket activation gives it. It outlives each edge, so that connections wait while one takes
+/// over from another.
 pub async fn run(env: Env, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
-    let listener = bind(env.read::<Settings>()?.port).await?;
+    let listener = match listenfd::ListenFd::from_env().take_tcp_listener(0).context("LISTEN_FDS")? {
+        Some(listener) => {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)?
+        }
+        None => bind(env.read::<Settings>()?.port).await?,
+    };
     serve(env, bus, listener, stop).await
 }
 

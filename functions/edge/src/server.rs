@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use axum::Router;
+use axum::{
+    Router,
+    http::{HeaderValue, header},
+    response::Response,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -10,6 +14,7 @@ use hyper_util::{
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::util::MapResponse;
 
 /// How long a request's headers may take. Also how long an idle connection stays.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
@@ -17,6 +22,9 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 const BUFFER: usize = 64 * 1024;
 /// How long what is in flight may take to finish.
 const DRAIN: Duration = Duration::from_secs(25);
+/// How long a connection stays open for a request that may be on its way when we stop. Its answer says that it is the
+/// last, so that nobody writes into a connection that we are closing; another edge may listen on the same port by then.
+const LINGER: Duration = Duration::from_millis(500);
 /// How long to wait when no connection can be accepted, for example because there are no file handles.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
@@ -60,13 +68,23 @@ async fn connection(
 ) {
     // Answers are small: waiting to fill a packet would only make them late.
     let _ = stream.set_nodelay(true);
+    let stopping = stop.clone();
+    let service = MapResponse::new(router, move |mut response: Response| {
+        if stopping.is_cancelled() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    });
     let mut connection =
-        std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+        std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        () = stop.cancelled() => match tokio::time::timeout(LINGER, connection.as_mut()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
     if let Err(error) = ended {

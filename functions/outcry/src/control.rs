@@ -64,21 +64,13 @@ async fn answer(stream: UnixStream, parts: &Parts) -> anyhow::Result<()> {
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     let told: Told = match serde_json::from_str(&line)? {
-        Ask::Parts => Ok(list(parts)),
+        Ask::Parts => Ok(parts.list().join("\n")),
         Ask::Deploy { name, program } => {
             parts.deploy(&name, &program).await.map_err(|error| format!("{error:#}"))
         }
     };
     stream.write_all(serde_json::to_string(&told)?.as_bytes()).await?;
     Ok(())
-}
-
-fn list(parts: &Parts) -> String {
-    let lines = parts.list().into_iter().map(|(name, pid)| match pid {
-        Some(pid) => format!("{name:<20} process {pid}"),
-        None => format!("{name:<20} in the platform's process"),
-    });
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Asks the platform whose data is in this folder.

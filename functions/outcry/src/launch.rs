@@ -1,12 +1,14 @@
-//! Starts everything in one process: services, tables, streams, functions, relays and the edge.
+//! Starts everything, in one process or in many: services, tables, streams, functions, relays and the edge.
 
 use std::{
+    collections::BTreeMap,
+    net::TcpListener,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use local::Durability;
 use platform::{
     Bus, Config, Env, Function, Host,
@@ -14,11 +16,11 @@ use platform::{
     database, relay,
 };
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     control,
+    launcher::{Launcher, Program},
     parts::Parts,
     services::{self, Services},
 };
@@ -41,6 +43,65 @@ pub struct Options {
     pub throwaway: bool,
     /// Functions that are left to other processes.
     pub without: Vec<String>,
+    /// Every part in a process of its own; in this process when missing.
+    pub split: Option<Split>,
+}
+
+/// How a platform is split into processes.
+#[derive(Debug, Clone)]
+pub struct Split {
+    /// What they execute.
+    pub programs: Programs,
+    /// How many processes a part has, when it is more than one.
+    pub replicas: BTreeMap<String, usize>,
+}
+
+/// What the processes of a split platform execute.
+#[derive(Debug, Clone)]
+pub enum Programs {
+    /// Every part its own binary, in this folder.
+    Own(PathBuf),
+    /// All parts this one, as `outcry run <part>`.
+    One(PathBuf),
+}
+
+impl Split {
+    /// The program of a part. An error when it was not built, or when replicas are asked for that there cannot be.
+    fn program(&self, name: &str) -> anyhow::Result<Program> {
+        match &self.programs {
+            Programs::One(outcry) => Ok(Program::new(outcry.clone(), vec!["run".into(), name.into()])),
+            Programs::Own(folder) => {
+                let path = folder.join(name);
+                ensure!(
+                    path.exists(),
+                    "there is no program {}: build all of them first with `cargo build --release --workspace --bins`",
+                    path.display()
+                );
+                Ok(Program::new(path, Vec::new()))
+            }
+        }
+    }
+
+    fn replicas(&self, name: &str) -> usize {
+        self.replicas.get(name).copied().unwrap_or(1)
+    }
+
+    /// Replicas of something that is no part are a mistake.
+    fn check(&self) -> anyhow::Result<()> {
+        let parts = part_names();
+        for (name, replicas) in &self.replicas {
+            ensure!(parts.contains(name), "there is no part {name}; the parts are {}", parts.join(", "));
+            ensure!(*replicas > 0, "{name} needs at least one process");
+        }
+        Ok(())
+    }
+}
+
+/// The one word of every part: functions, relays, `maintain` and `edge`.
+pub fn part_names() -> Vec<String> {
+    let functions = crate::functions().into_iter().map(|function| function.spec().name.to_owned());
+    let relays = relayed().into_iter().map(|domain| format!("{domain}-relay"));
+    functions.chain(relays).chain(["maintain".to_owned(), "edge".to_owned()]).collect()
 }
 
 /// The domains that say something: each has a relay, `<domain>-relay`.
@@ -66,7 +127,6 @@ pub struct Platform {
     pub env: Env,
     services: Services,
     parts: Arc<Parts>,
-    tasks: TaskTracker,
     stop: CancellationToken,
     bus: Bus,
     data: PathBuf,
@@ -75,8 +135,9 @@ pub struct Platform {
 /// Starts a platform; each step is told to `say`.
 pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Result<Platform> {
     // First what can be refused at once.
+    options.split.iter().try_for_each(Split::check)?;
     let listener = match &options.listen {
-        Some(address) => Some(listen(address).await?),
+        Some(address) => Some(Arc::new(listen(address).await?)),
         None => None,
     };
     let port = match &listener {
@@ -103,31 +164,41 @@ pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Res
     let applied = definitions.apply(&bus).await?;
     say(&format!("streams and consumers applied: {} and {}", applied.streams, applied.consumers));
 
-    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let parts = Arc::new(Parts::new(bus.clone(), env.clone(), &data, stop.clone()));
-    let platform = Platform { url, env, services, parts, tasks, stop, bus, data };
+    let stop = CancellationToken::new();
+    let launcher = Launcher::new(bus.clone(), env.clone(), listener.clone());
+    let parts = Arc::new(Parts::new(launcher, &data, stop.clone()));
+    let platform = Platform { url, env, services, parts, stop, bus, data };
     platform.services.watch(&platform.stop);
-    platform.spawn_maintain(&config, definitions);
     platform.let_others_join()?;
-    let Some(listener) = listener else { return Ok(platform) };
-    platform.spawn_functions(&config, &options)?;
-    // The edge last: what it asks of the functions at its start must find them.
-    platform.ready(&options, say).await?;
-    let served = edge::serve(platform.env.clone(), platform.bus.clone(), listener, platform.stop.clone());
-    let stop = platform.stop.clone();
-    platform.tasks.spawn(async move {
-        if let Err(error) = served.await {
-            tracing::error!(error = format!("{error:#}"), "the edge stopped");
-            stop.cancel();
+    match (&options.split, listener) {
+        (_, None) => platform.spawn_maintain(&config, definitions),
+        (None, Some(listener)) => {
+            platform.spawn_maintain(&config, definitions);
+            platform.spawn_functions(&config, &options)?;
+            // The edge last: what it asks of the functions at its start must find them.
+            platform.ready(&options, say).await?;
+            platform.spawn_edge(listener);
         }
-    });
+        (Some(split), Some(_)) => {
+            let is_here = |name: &String| name != "edge" && !options.without.contains(name);
+            for name in part_names().iter().filter(|name| is_here(name)) {
+                platform.parts.start(name, &split.program(name)?, split.replicas(name))?;
+            }
+            platform.ready(&options, say).await?;
+            platform.parts.start("edge", &split.program("edge")?, split.replicas("edge"))?;
+        }
+    }
+    if options.listen.is_some() {
+        platform.wait_for("edge").await?;
+    }
     Ok(platform)
 }
 
 async fn listen(address: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
         format!("{address} is taken by another program: stop it, or choose another port with PORT=8081")
-    })
+    })?;
+    Ok(listener.into_std()?)
 }
 
 /// Takes the services that the environment names, and starts the others. Returns the data folder as well.
@@ -233,6 +304,17 @@ impl Platform {
         Ok(())
     }
 
+    fn spawn_edge(&self, listener: Arc<TcpListener>) {
+        let (env, bus) = (self.env.clone(), self.bus.clone());
+        self.parts.spawn("edge", move |stop| {
+            let (env, bus, listener) = (env.clone(), bus.clone(), Arc::clone(&listener));
+            async move {
+                let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+                edge::serve(env, bus, listener, stop).await
+            }
+        });
+    }
+
     fn spawn_maintain(&self, config: &Config, definitions: platform::provision::Definitions) {
         let (env, config, bus) = (self.env.clone(), config.clone(), self.bus.clone());
         let definitions = Arc::new(definitions);
@@ -247,22 +329,26 @@ impl Platform {
 
     /// Waits until every function answers.
     async fn ready(&self, options: &Options, say: fn(&str)) -> anyhow::Result<()> {
-        let deadline = Instant::now() + READY_WITHIN;
         let mut ready = Vec::new();
         for function in crate::functions() {
             let name = function.spec().name;
-            if options.without.iter().any(|other| other == name) {
-                continue;
+            if !options.without.iter().any(|other| other == name) {
+                self.wait_for(name).await?;
+                ready.push(name);
             }
-            while !self.bus.is_serving(name, Duration::from_millis(500)).await {
-                if Instant::now() > deadline || self.stop.is_cancelled() {
-                    bail!("{name} does not answer; the log lines above say why");
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            ready.push(name);
         }
         say(&format!("functions ready: {}", names(ready.into_iter())));
+        Ok(())
+    }
+
+    async fn wait_for(&self, name: &str) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY_WITHIN;
+        while !self.bus.is_serving(name, Duration::from_millis(500)).await {
+            if Instant::now() > deadline || self.stop.is_cancelled() {
+                bail!("{name} does not answer; the log lines above say why");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         Ok(())
     }
 
@@ -271,16 +357,20 @@ impl Platform {
         self.services.pids()
     }
 
+    /// The processes of a part; none when it runs in this one.
+    pub fn pids(&self, part: &str) -> Vec<u32> {
+        self.parts.pids(part)
+    }
+
     /// Cancelled when the platform is stopping.
     pub fn stopping(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// Finishes what is in flight and ends.
+    /// Finishes what is in flight and ends: the edge first, while everything that it asks is still there.
     pub async fn stop(self) {
+        self.parts.stop("edge").await;
         self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
         self.parts.ended().await;
         for note in [RUNNING, NATS_CONTEXT] {
             let _ = std::fs::remove_file(self.data.join(note));

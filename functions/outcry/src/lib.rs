@@ -8,6 +8,7 @@ mod architecture;
 pub mod control;
 pub mod demo;
 pub mod launch;
+mod launcher;
 mod parts;
 pub mod seed;
 mod services;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use outcry::{
     demo::{self, Size},
-    launch::{self, Options},
+    launch::{self, Options, Programs, Split},
     seed,
 };
 use platform::{Config, Env, Wakes, database};
@@ -29,7 +29,14 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run the whole platform; the same as no command.
-    Up,
+    Up {
+        /// Every function, relay and the edge in a process of its own, from its own binary beside this one.
+        #[arg(long)]
+        split: bool,
+        /// How many processes a part has, for example `place-bid=2,edge=2`; one each when missing.
+        #[arg(long, requires = "split", value_delimiter = ',', value_parser = replicas, value_name = "PART=N")]
+        replicas: Vec<(String, usize)>,
+    },
     /// Run the services alone, with tables and streams made: for functions that are run one by one.
     Infra,
     /// Hold an auction that prints what happens and checks the result.
@@ -117,7 +124,12 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
-        None | Some(Command::Up) => up(arguments.fresh, Parts::All).await,
+        None => up(arguments.fresh, Parts::All(None)).await,
+        Some(Command::Up { split, replicas }) => {
+            let own = Programs::Own(programs()?);
+            let split = split.then(|| Split { programs: own, replicas: replicas.into_iter().collect() });
+            up(arguments.fresh, Parts::All(split)).await
+        }
         Some(Command::Infra) => up(arguments.fresh, Parts::Services).await,
         Some(Command::Demo { url, bidders, items, seconds }) => {
             hold_demo(url, Size { bidders, items, seconds }).await
@@ -149,10 +161,23 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
+/// `place-bid=2`
+fn replicas(text: &str) -> Result<(String, usize), String> {
+    let (name, count) = text.split_once('=').ok_or("expected <part>=<number>, for example place-bid=2")?;
+    let count = count.parse().map_err(|_| format!("{count} is no number of processes"))?;
+    Ok((name.to_owned(), count))
+}
+
+/// Where the binaries of all parts are: beside this one.
+fn programs() -> anyhow::Result<PathBuf> {
+    let outcry = std::env::current_exe().context("find this program")?;
+    Ok(outcry.parent().context("this program is in no folder")?.to_owned())
+}
+
 /// What to run.
-#[derive(PartialEq)]
 enum Parts {
-    All,
+    /// Everything, in one process or in many.
+    All(Option<Split>),
     Services,
 }
 
@@ -162,21 +187,18 @@ async fn up(fresh: bool, parts: Parts) -> anyhow::Result<()> {
     platform::init_telemetry(&env.read()?);
     // From the first moment, so that a signal during the start also ends in order.
     let signal = platform::stop_on_signal();
-    let options = Options {
-        data: launch::data_folder(&env),
-        listen: match parts {
-            Parts::All => Some(format!("0.0.0.0:{}", env.read::<edge::Settings>()?.port)),
-            Parts::Services => None,
-        },
-        fresh,
-        throwaway: false,
-        without: Vec::new(),
+    let data = launch::data_folder(&env);
+    let (listen, split) = match parts {
+        Parts::All(split) => (Some(format!("0.0.0.0:{}", env.read::<edge::Settings>()?.port)), split),
+        Parts::Services => (None, None),
     };
+    let is_whole = listen.is_some();
+    let options = Options { data, listen, fresh, throwaway: false, without: Vec::new(), split };
     let platform = tokio::select! {
         platform = launch::start(env, options, step) => platform?,
         () = signal.cancelled() => return Ok(()),
     };
-    if parts == Parts::Services {
+    if !is_whole {
         say(&format!("\nThe services are ready after {:.1?}. Stop them with Ctrl-C.\n", started.elapsed()));
         say("  a function   cargo run --release -- run place-bid");
     } else {
@@ -218,6 +240,7 @@ async fn hold_demo(url: Option<String>, size: Size) -> anyhow::Result<()> {
         fresh: false,
         throwaway: true,
         without: Vec::new(),
+        split: None,
     };
     let platform = launch::start(env, options, step).await?;
     let held = demo::run(&platform.url, size, &show()).await;

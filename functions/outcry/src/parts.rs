@@ -1,4 +1,4 @@
-//! The parts of a running platform: each in this process, or, since it was deployed, in one of its own.
+//! The parts of a running platform: each in this process, or in one or more of its own.
 //!
 //! A part that fails is started again. One that is deployed is replaced without a gap: the new process serves
 //! before the old one is told to finish what it has in work.
@@ -7,56 +7,46 @@ use std::{
     collections::BTreeMap,
     future::Future,
     path::{Path, PathBuf},
-    process::Command,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
-use anyhow::{Context, bail, ensure};
-use local::Process;
-use platform::{Bus, Env};
+use anyhow::Context;
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use uuid::Uuid;
 
-/// How long a part that failed waits before it is started again.
-const AGAIN: Duration = Duration::from_secs(1);
-/// How long a new process may take until it serves.
-const READY_WITHIN: Duration = Duration::from_secs(30);
-/// How long a process may take to finish what it has in work.
-const DRAIN: Duration = Duration::from_secs(35);
-/// How often a process is looked at.
-const LOOK: Duration = Duration::from_millis(50);
-/// Below the data folder: copies of what was deployed, so that a later build changes nothing that runs.
+use crate::launcher::{BackOff, Child, Launcher, Program, Status};
+
+/// Below the data folder: copies of what was deployed.
 const DEPLOYED: &str = "deployed";
 
 /// The parts of a running platform.
 pub(crate) struct Parts {
-    bus: Bus,
-    env: Env,
-    data: PathBuf,
+    launcher: Launcher,
+    /// Where copies of deployed programs are.
+    deployed: PathBuf,
     stop: CancellationToken,
     tasks: TaskTracker,
-    running: Mutex<BTreeMap<String, Part>>,
+    /// The replicas of each part.
+    running: Mutex<BTreeMap<String, Vec<Replica>>>,
     /// One deployment at a time.
     deploying: tokio::sync::Mutex<()>,
 }
 
-struct Part {
+struct Replica {
+    status: Arc<Status>,
     stop: CancellationToken,
     done: JoinHandle<()>,
-    /// Its process, when it has one of its own.
-    pid: Option<u32>,
 }
 
 impl Parts {
-    pub(crate) fn new(bus: Bus, env: Env, data: &Path, stop: CancellationToken) -> Self {
+    pub(crate) fn new(launcher: Launcher, data: &Path, stop: CancellationToken) -> Self {
+        let deployed = data.join(DEPLOYED);
         // What was deployed to an earlier run is older than this program.
-        let _ = std::fs::remove_dir_all(data.join(DEPLOYED));
+        let _ = std::fs::remove_dir_all(&deployed);
         Self {
-            bus,
-            env,
-            data: data.to_owned(),
+            launcher,
+            deployed,
             stop,
             tasks: TaskTracker::new(),
             running: Mutex::default(),
@@ -72,9 +62,10 @@ impl Parts {
     ) where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
-        let (name, stop) = (name.into(), self.stop.child_token());
-        let (part, token) = (name.clone(), stop.clone());
+        let (name, stop, status) = (name.into(), self.stop.child_token(), Status::begun(None));
+        let (part, token, life) = (name.clone(), stop.clone(), Arc::clone(&status));
         let done = self.tasks.spawn(async move {
+            let mut back_off = BackOff::new();
             while !token.is_cancelled() {
                 let error = match tokio::spawn(start(token.clone())).await {
                     Ok(Ok(())) if token.is_cancelled() => return,
@@ -82,43 +73,71 @@ impl Parts {
                     Ok(Err(error)) => format!("{error:#}"),
                     Err(error) => error.to_string(),
                 };
-                tracing::error!(part, error, "stopped, starting it again");
-                tokio::time::sleep(AGAIN).await;
+                let wait = back_off.after(life.ran());
+                tracing::error!(part, error, again_in = ?wait, "stopped");
+                token.run_until_cancelled(tokio::time::sleep(wait)).await;
+                life.again(None);
             }
         });
-        self.running().insert(name, Part { stop, done, pid: None });
+        self.running().entry(name).or_default().push(Replica { status, stop, done });
     }
 
-    /// Replaces a part by this program, or adds it. The old one goes on until the new one serves, and for
-    /// good when that does not.
+    /// Runs replicas of a part in processes of their own. Does not wait until they serve.
+    pub(crate) fn start(&self, name: &str, program: &Program, replicas: usize) -> anyhow::Result<()> {
+        for index in 0..replicas {
+            let label = label(name, index, replicas);
+            let child = self.launcher.start(name, &label, program)?;
+            let replica = self.keep(name, label, program, child);
+            self.running().entry(name.to_owned()).or_default().push(replica);
+        }
+        Ok(())
+    }
+
+    /// Replaces every replica of a part by this program, one after the other, or adds the part. The old one goes on
+    /// until the new one serves, and for good when that does not.
     pub(crate) async fn deploy(&self, name: &str, program: &Path) -> anyhow::Result<String> {
         let _deploying = self.deploying.lock().await;
-        ensure!(name != "edge", "the edge cannot be deployed alone yet: restart the platform");
-        let (started, instance) = (Instant::now(), Uuid::new_v4().simple().to_string());
-        let program = self.keep(name, program, &instance)?;
-        let mut process = self.start(name, &program, &instance)?;
-        if let Err(error) = self.ready(name, &mut process, &instance).await {
-            let _ = std::fs::remove_file(&program);
-            return Err(error.context(format!("{name} was not deployed, what ran before goes on")));
+        let program = Program::copied(program, &self.deployed, name)?;
+        let replicas = self.running().get(name).map_or(1, Vec::len).max(1);
+        let mut told = Vec::new();
+        for index in 0..replicas {
+            let context = || match index {
+                0 => format!("{name} was not deployed, what ran before goes on"),
+                _ => format!("{index} of {replicas} replicas of {name} were replaced, the others go on"),
+            };
+            told.push(self.replace(name, index, replicas, &program).await.with_context(context)?);
         }
-        let (pid, ready) = (process.pid(), started.elapsed());
-        let stop = self.stop.child_token();
-        let done = self.tasks.spawn(watch(
-            name.to_owned(),
-            program.clone(),
-            process,
-            self.env.clone(),
-            stop.clone(),
-        ));
-        let old = self.running().insert(name.to_owned(), Part { stop, done, pid: Some(pid) });
+        Ok(told.join("\n"))
+    }
+
+    /// Replaces one replica, or adds the first.
+    async fn replace(
+        &self,
+        name: &str,
+        index: usize,
+        replicas: usize,
+        program: &Program,
+    ) -> anyhow::Result<String> {
+        let (started, label) = (Instant::now(), label(name, index, replicas));
+        let mut child = self.launcher.start(name, &label, program)?;
+        self.launcher.ready(name, &mut child).await?;
+        let (pid, ready) = (child.pid(), started.elapsed());
+        let new = self.keep(name, label, program, child);
+        let old = {
+            let mut running = self.running();
+            let replicas = running.entry(name.to_owned()).or_default();
+            replicas.push(new);
+            (replicas.len() > index + 1).then(|| replicas.swap_remove(index))
+        };
         let replaced = match old {
             None => "it is new here".to_owned(),
             Some(old) => {
+                let place = old
+                    .status
+                    .pid()
+                    .map_or("the platform's process".to_owned(), |pid| format!("process {pid}"));
                 old.stop.cancel();
-                let drained = old.done.await;
-                drained.context("the old one did not end in order")?;
-                let place =
-                    old.pid.map_or("the platform's process".to_owned(), |pid| format!("process {pid}"));
+                old.done.await.context("the old one did not end in order")?;
                 format!("the one in {place} has finished")
             }
         };
@@ -128,35 +147,41 @@ impl Parts {
         ))
     }
 
-    /// Copies a program to where nobody changes it.
-    fn keep(&self, name: &str, program: &Path, instance: &str) -> anyhow::Result<PathBuf> {
-        let folder = self.data.join(DEPLOYED);
-        let kept = folder.join(format!("{name}-{instance}"));
-        std::fs::create_dir_all(&folder)
-            .and_then(|()| std::fs::copy(program, &kept))
-            .with_context(|| format!("copy {} to {}", program.display(), folder.display()))?;
-        Ok(kept)
+    fn keep(&self, name: &str, label: String, program: &Program, child: Child) -> Replica {
+        let (status, stop) = (Status::begun(Some(child.pid())), self.stop.child_token());
+        let done = self.tasks.spawn(self.launcher.clone().look_after(
+            (name.to_owned(), label),
+            program.clone(),
+            child,
+            Arc::clone(&status),
+            stop.clone(),
+        ));
+        Replica { status, stop, done }
     }
 
-    fn start(&self, name: &str, program: &Path, instance: &str) -> anyhow::Result<Process> {
-        start(name, program, instance, &self.env)
+    /// A line for each replica of each part.
+    pub(crate) fn list(&self) -> Vec<String> {
+        let running = self.running();
+        let lines = running.iter().flat_map(|(name, replicas)| {
+            let labels = (0..replicas.len()).map(|index| label(name, index, replicas.len()));
+            labels.zip(replicas).map(|(label, replica)| format!("{label:<20} {}", replica.status))
+        });
+        lines.collect()
     }
 
-    async fn ready(&self, name: &str, process: &mut Process, instance: &str) -> anyhow::Result<()> {
-        let deadline = Instant::now() + READY_WITHIN;
-        while !self.bus.is_instance_serving(name, instance, Duration::from_millis(200)).await {
-            if let Some(status) = process.ended()? {
-                bail!("it ended with {status}; the log lines above say why");
-            }
-            ensure!(Instant::now() < deadline, "it did not serve within {READY_WITHIN:?}");
-            tokio::time::sleep(LOOK).await;
+    /// The processes of a part.
+    pub(crate) fn pids(&self, name: &str) -> Vec<u32> {
+        let running = self.running();
+        running.get(name).into_iter().flatten().filter_map(|replica| replica.status.pid()).collect()
+    }
+
+    /// Lets a part finish what it has in work and end, for good.
+    pub(crate) async fn stop(&self, name: &str) {
+        let replicas = self.running().remove(name).unwrap_or_default();
+        replicas.iter().for_each(|replica| replica.stop.cancel());
+        for replica in replicas {
+            let _ = replica.done.await;
         }
-        Ok(())
-    }
-
-    /// The name of each part, and its process when it has one of its own.
-    pub(crate) fn list(&self) -> Vec<(String, Option<u32>)> {
-        self.running().iter().map(|(name, part)| (name.clone(), part.pid)).collect()
     }
 
     /// Returns when every part has ended; they are told by the token.
@@ -165,42 +190,12 @@ impl Parts {
         self.tasks.wait().await;
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Part>> {
+    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<Replica>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn start(name: &str, program: &Path, instance: &str, env: &Env) -> anyhow::Result<Process> {
-    let mut command = Command::new(program);
-    command.envs(env.iter()).env("OUTCRY_INSTANCE", instance);
-    Process::start(command).with_context(|| format!("start {name}"))
-}
-
-/// Looks after a process: started again when it ends, asked to finish when its time has come.
-async fn watch(name: String, program: PathBuf, mut process: Process, env: Env, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep(LOOK) => {}
-        }
-        let Ok(Some(status)) = process.ended() else { continue };
-        tracing::error!(part = name, %status, "ended, starting it again");
-        if stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
-            break;
-        }
-        match start(&name, &program, &Uuid::new_v4().simple().to_string(), &env) {
-            Ok(again) => process = again,
-            Err(error) => tracing::error!(part = name, error = format!("{error:#}"), "cannot be started"),
-        }
-    }
-    process.terminate();
-    let deadline = Instant::now() + DRAIN;
-    while matches!(process.ended(), Ok(None)) {
-        if Instant::now() > deadline {
-            tracing::error!(part = name, "did not finish in time and is killed");
-            break;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    let _ = std::fs::remove_file(program);
+/// What people call a replica.
+fn label(name: &str, index: usize, replicas: usize) -> String {
+    if replicas == 1 { name.to_owned() } else { format!("{name}#{}", index + 1) }
 }

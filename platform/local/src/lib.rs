@@ -31,7 +31,7 @@ pub use anyhow::Result;
 pub use crate::find::{Found, Services};
 pub use crate::nats::Nats;
 pub use crate::postgres::{Durability, Postgres};
-pub use crate::process::Process;
+pub use crate::process::{Process, hand_over};
 pub use crate::throwaway::temp_dir;
 
 /// Told what is being done, one line a step, for example `nats-server: fetching 2.15.1 with pip (7 MB)`.

@@ -66,7 +66,6 @@ impl Nats {
         let data = folder::settle(data)?;
         let hold = Hold::take(&data)?;
         let program = find::nats(services, report)?;
-        fs::create_dir_all(&data).with_context(|| format!("make {}", data.display()))?;
         let log = beside(&data, ".log");
         Log::rotate(&log)?;
         leftover::stop(&beside(&data, ".pid"), "nats-server", &data, report)?;
@@ -178,6 +177,8 @@ impl Setup {
     }
 
     fn launch(&self, (port, monitoring_port): (u16, u16)) -> Result<Attempt<Child>> {
+        // At every start: a store that was wiped meanwhile is an empty one.
+        fs::create_dir_all(&self.data).with_context(|| format!("make {}", self.data.display()))?;
         let mut command = Command::new(self.found.path());
         command
             .arg("-c")

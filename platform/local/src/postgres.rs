@@ -282,7 +282,7 @@ fn settings(durability: Durability) -> Vec<&'static str> {
     let mut settings = vec![
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
-        "max_connections=200",
+        "max_connections=300",
         "timezone=UTC",
         "log_timezone=UTC",
         "logging_collector=off",

@@ -1,11 +1,13 @@
 //! A program of ours that runs beside this one and ends with it.
 
 use std::{
+    net::TcpListener,
     os::unix::process::CommandExt,
-    process::{Command, ExitStatus, Stdio},
+    process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
 };
 
 use anyhow::Result;
+use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::orphan::{self, Leashed};
@@ -26,6 +28,11 @@ impl Process {
         self.0.child.id()
     }
 
+    /// What it prints, where its command says that this is piped; once.
+    pub fn output(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
+        (self.0.child.stdout.take(), self.0.child.stderr.take())
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.0.child.try_wait()?)
@@ -43,4 +50,13 @@ impl Drop for Process {
         let _ = self.0.child.kill();
         let _ = self.0.child.wait();
     }
+}
+
+/// Hands a listener to a program that is about to be started, in the way of systemd's socket activation: as file
+/// descriptor 3, with `LISTEN_FDS=1`.
+pub fn hand_over(command: &mut Command, listener: TcpListener) -> Result<()> {
+    let listener = FdMapping { parent_fd: listener.into(), child_fd: 3 };
+    // No `LISTEN_PID`: the process id is not known before the program is started.
+    command.fd_mappings(vec![listener])?.env("LISTEN_FDS", "1").env_remove("LISTEN_PID");
+    Ok(())
 }

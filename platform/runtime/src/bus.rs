@@ -8,7 +8,7 @@ use async_nats::{
     jetstream::{self, context::ContextBuilder, message::PublishMessage, stream::RawMessageErrorKind},
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, future};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ use crate::{
 
 /// How long a query may take before the asker gives up.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a query may be unanswered before it is asked once more.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long the JetStream API may take.
 const API_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -115,7 +117,10 @@ impl Bus {
         self.request(wire::query_subject(Q::DOMAIN, Q::FUNCTION), query, caller, trace).await
     }
 
-    /// Asks a function by its subject.
+    /// Asks a query function by its subject.
+    ///
+    /// Once more when nobody has answered within a second, and the first answer counts: a process that was killed, or
+    /// that took its leave while the question was on its way, never answers.
     pub async fn request(
         &self,
         subject: String,
@@ -123,20 +128,28 @@ impl Bus {
         caller: Option<Caller>,
         trace: &Trace,
     ) -> Result<Answer> {
-        let mut headers = HeaderMap::new();
-        trace.write(&mut headers);
-        if let Some(caller) = caller {
-            caller.write(&mut headers);
-        }
-        let request = async_nats::Request::new()
-            .payload(serde_json::to_vec(question)?.into())
-            .headers(headers)
-            .timeout(Some(QUERY_TIMEOUT));
-        let message = self
-            .client
-            .send_request(subject.clone(), request)
-            .await
-            .map_err(|error| Outage(format!("ask {subject}: {error}")))?;
+        let payload = Bytes::from(serde_json::to_vec(question)?);
+        let ask = |within: Duration| {
+            let mut headers = HeaderMap::new();
+            trace.write(&mut headers);
+            if let Some(caller) = caller {
+                caller.write(&mut headers);
+            }
+            let request = async_nats::Request::new().payload(payload.clone()).headers(headers);
+            self.client.send_request(subject.clone(), request.timeout(Some(within)))
+        };
+        let mut first = std::pin::pin!(ask(QUERY_TIMEOUT));
+        let answered = match tokio::time::timeout(ASK_AGAIN, first.as_mut()).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                tracing::debug!(subject, "not answered, asking once more");
+                let again = std::pin::pin!(ask(QUERY_TIMEOUT - ASK_AGAIN));
+                future::select_ok([future::Either::Left(first), future::Either::Right(again)])
+                    .await
+                    .map(|(message, _)| message)
+            }
+        };
+        let message = answered.map_err(|error| Outage(format!("ask {subject}: {error}")))?;
         Ok(Answer::from_message(message))
     }
 

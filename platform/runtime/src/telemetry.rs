@@ -15,13 +15,11 @@ pub fn init(config: &Config) {
     };
     let colours = std::io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(EnvFilter::new(filter));
+    // Who reads the log may end before us; then there is nobody left to tell, and saying so would panic.
+    let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     // A second start in one process (tests) keeps the first.
     let _ = match config.log_format.unwrap_or(default) {
-        LogFormat::Pretty => registry
-            .with(fmt::layer().with_ansi(colours).with_writer(std::io::stderr).with_target(false))
-            .try_init(),
-        LogFormat::Json => {
-            registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
-        }
+        LogFormat::Pretty => registry.with(lines.with_ansi(colours).with_target(false)).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
 }

@@ -43,7 +43,7 @@ fn it_answers_wants_its_password_and_ends_with_the_value() {
     for (setting, value) in [
         ("listen_addresses", "127.0.0.1"),
         ("unix_socket_directories", ""),
-        ("max_connections", "200"),
+        ("max_connections", "300"),
         ("fsync", "off"),
         ("server_encoding", "UTF8"),
         ("password_encryption", "scram-sha-256"),

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
+mod killed;
+mod split;
+
 use std::{
     future::Future,
     process::{Child, Command, Stdio},
@@ -12,7 +15,7 @@ use std::{
 use outcry::{
     control::{self, Ask},
     demo::{self, Size},
-    launch::{self, Options, Platform},
+    launch::{self, Options, Platform, Split},
     seed,
 };
 use platform::{Env, Timestamp};
@@ -36,25 +39,49 @@ fn story(body: impl Future<Output = ()>) {
     RUNTIME.block_on(body);
 }
 
+/// What a story's platform is like.
+struct Setting {
+    /// Functions that the story runs itself.
+    without: Vec<String>,
+    /// Its data need not survive kill -9 of Postgres.
+    throwaway: bool,
+    split: Option<Split>,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self { without: Vec::new(), throwaway: true, split: None }
+    }
+}
+
+impl Setting {
+    async fn start(self, data: &std::path::Path) -> Platform {
+        // RUST_LOG=info shows what a failing story did.
+        let env = Env::load().unwrap();
+        let mut config: platform::Config = env.read().unwrap();
+        let rust_log = config.rust_log.get_or_insert_with(|| "off".into()).clone();
+        platform::init_telemetry(&config);
+        let options = Options {
+            data: data.to_owned(),
+            listen: Some("127.0.0.1:0".into()),
+            fresh: false,
+            throwaway: self.throwaway,
+            without: self.without,
+            split: self.split,
+        };
+        let mut env = Env::default();
+        env.set("RUST_LOG", rust_log);
+        launch::start(env, options, |_| {}).await.unwrap()
+    }
+}
+
 async fn start(without: Vec<String>) -> (Platform, tempfile::TempDir) {
     let data = local::temp_dir().unwrap();
     (start_in(data.path(), without, true).await, data)
 }
 
 async fn start_in(data: &std::path::Path, without: Vec<String>, throwaway: bool) -> Platform {
-    // RUST_LOG=info shows what a failing story did.
-    let env = Env::load().unwrap();
-    let mut config: platform::Config = env.read().unwrap();
-    config.rust_log.get_or_insert_with(|| "off".into());
-    platform::init_telemetry(&config);
-    let options = Options {
-        data: data.to_owned(),
-        listen: Some("127.0.0.1:0".into()),
-        fresh: false,
-        throwaway,
-        without,
-    };
-    launch::start(Env::default(), options, |_| {}).await.unwrap()
+    Setting { without, throwaway, ..Setting::default() }.start(data).await
 }
 
 /// A visitor of the platform.
@@ -120,8 +147,13 @@ impl Visitor {
     }
 
     async fn post_with_key(&self, path: &str, key: &str, body: Value) -> Seen {
+        self.try_post_with_key(path, key, body).await.unwrap()
+    }
+
+    /// An error when the connection broke.
+    async fn try_post_with_key(&self, path: &str, key: &str, body: Value) -> reqwest::Result<Seen> {
         let request = self.request(Method::POST, path).header("Idempotency-Key", key).json(&body);
-        see(request.send().await.unwrap()).await
+        try_see(request.send().await?).await
     }
 
     async fn offer(&self, seconds: f64, more: Value) -> Value {
@@ -151,9 +183,13 @@ impl Visitor {
 }
 
 async fn see(response: Response) -> Seen {
+    try_see(response).await.unwrap()
+}
+
+async fn try_see(response: Response) -> reqwest::Result<Seen> {
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    let text = response.text().await.unwrap();
-    Seen { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
+    let text = response.text().await?;
+    Ok(Seen { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
 }
 
 fn bids_of(item: &Value) -> String {

@@ -1,0 +1,122 @@
+//! The platform in many processes: shared work, and parts that are replaced or told to end while it is used.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use outcry::{
+    control::{self, Ask},
+    demo::{self, Size},
+    launch::{Platform, Programs, Split},
+};
+use platform::Trace;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Setting, Visitor, path_of, program, story};
+
+/// Every part in a process of its own, these in two or more.
+pub(crate) async fn start_split(data: &Path, throwaway: bool, replicas: &[(&str, usize)]) -> Platform {
+    let split = Split {
+        programs: Programs::One(env!("CARGO_BIN_EXE_outcry").into()),
+        replicas: replicas.iter().map(|(part, count)| ((*part).to_owned(), *count)).collect(),
+    };
+    Setting { throwaway, split: Some(split), ..Setting::default() }.start(data).await
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(pid: u32, signal: &str) {
+    let sent = std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    assert!(sent.success(), "kill {signal} {pid}");
+}
+
+/// What visitors do all the time, one after the other, each as fast as it is answered: bid and look. Any answer
+/// that is no answer of the contract's rules fails the story.
+fn keep_busy(
+    platform: &Platform,
+    item: &Value,
+    visitors: u64,
+) -> (CancellationToken, tokio::task::JoinHandle<u64>) {
+    let (url, item, stop) = (platform.url.clone(), item.clone(), CancellationToken::new());
+    let token = stop.clone();
+    let busy = async move {
+        let load = (0..visitors).map(|number| {
+            let (url, item, stop) = (url.clone(), item.clone(), token.clone());
+            tokio::spawn(async move {
+                let bidder = Visitor::new(&url, "bidder").await;
+                let (mut bids, mut accepted) = (0_u64, 0_u64);
+                while !stop.is_cancelled() {
+                    let bid = bidder.bid(&item, json!(bids * visitors + number + 1)).await;
+                    assert!(matches!(bid.status, 201 | 409), "{} {}", bid.status, bid.body);
+                    accepted += u64::from(bid.status == 201);
+                    let seen = bidder.get(&path_of(&item)).await;
+                    assert_eq!(seen.status, 200, "{}", seen.body);
+                    bids += 1;
+                }
+                accepted
+            })
+        });
+        let accepted = futures_util::future::join_all(load.collect::<Vec<_>>()).await;
+        accepted.into_iter().map(Result::unwrap).sum()
+    };
+    (stop, tokio::spawn(busy))
+}
+
+#[test]
+fn split_into_processes_an_auction_is_held_and_the_parts_are_listed() {
+    story(async {
+        let data = local::temp_dir().unwrap();
+        let platform = start_split(data.path(), true, &[("place-bid", 2), ("edge", 2)]).await;
+
+        demo::run(&platform.url, Size { bidders: 6, items: 4, seconds: 4 }, &|_: &str| {}).await.unwrap();
+
+        let parts = control::ask(data.path(), &Ask::Parts).await.unwrap();
+        for part in ["place-bid#1", "place-bid#2", "edge#2", "auctions-relay", "maintain", "login"] {
+            let line = parts.lines().find(|line| line.starts_with(part)).unwrap();
+            assert!(line.contains("process ") && line.contains("up "), "{line}");
+        }
+        let bus = testing::connect(platform.env.get("NATS_URL").unwrap()).await;
+        let mut handled = BTreeMap::new();
+        while handled.len() < 2 {
+            // Whoever is first answers.
+            let asked = bus.request("$SRV.STATS.place-bid".into(), &json!({}), None, &Trace::start()).await;
+            let told: Value = serde_json::from_slice(&asked.unwrap().body).unwrap();
+            handled.insert(told["id"].to_string(), told["endpoints"][0]["num_requests"].as_u64().unwrap());
+        }
+        assert!(handled.values().all(|handled| *handled > 0), "the work is shared: {handled:?}");
+        platform.stop().await;
+    });
+}
+
+#[test]
+fn parts_are_replaced_and_told_to_end_under_load_and_no_request_fails() {
+    story(async {
+        let (data, programs) = (local::temp_dir().unwrap(), tempfile::tempdir().unwrap());
+        let twice = [("place-bid", 2), ("get-item", 2), ("edge", 2)];
+        let platform = start_split(data.path(), true, &twice).await;
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let item = ann.offer(120.0, json!({ "start_price": "1.00" })).await;
+        let (stop, busy) = keep_busy(&platform, &item, 32);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+
+        for (part, _) in twice {
+            let told = platform.pids(part)[0];
+            signal(told, "-TERM");
+            // Until another one has taken its place.
+            while platform.pids(part).contains(&told) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        for (part, replicas) in [("edge", 2), ("place-bid", 2), ("get-item", 2), ("auctions-relay", 1)] {
+            let ask = Ask::Deploy { name: part.into(), program: program(programs.path(), part) };
+            let told = control::ask(data.path(), &ask).await.unwrap();
+            assert_eq!(told.lines().filter(|line| line.contains("has finished")).count(), replicas, "{told}");
+        }
+
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stop.cancel();
+        let accepted = busy.await.unwrap();
+        assert!(accepted > 10, "{accepted}");
+        assert_eq!(ann.get(&path_of(&item)).await.body["bid_count"], json!(accepted));
+        platform.stop().await;
+    });
+}
