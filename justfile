@@ -22,6 +22,12 @@ fresh:
 demo *arguments:
     cargo run --release -- demo "$@"
 
+# the whole platform, every part in a process of its own; --replicas place-bid=2,edge=2
+[group('run')]
+split *arguments:
+    cargo build --release --workspace --bins
+    cargo run --release -- up --split "$@"
+
 # nats-server and Postgres alone, with tables and streams made
 [group('run')]
 infra:
@@ -45,7 +51,8 @@ ps:
 # the `nats` CLI on the platform that runs here, for example `just nats service stats place-bid`
 [group('look')]
 nats *arguments:
-    nats --context "${OUTCRY_DATA:-.outcry}/nats-context.json" "$@"
+    # A command is answered within five seconds, and a little more when its function is away.
+    nats --context "${OUTCRY_DATA:-.outcry}/nats-context.json" --timeout 8s "$@"
 
 # the documentation of all crates, in a browser
 [group('look')]

@@ -150,6 +150,11 @@ impl Auth {
         if let Some(last) = last.filter(|last| last.at.elapsed() < FETCH_AGAIN) {
             return last;
         }
+        if !self.bus.is_connected() {
+            // Everyone who brings a new token would wait in line for the same silence. It costs nothing, so it is
+            // no reason either to wait when the connection stands.
+            return Fetched { at: Instant::now(), good: false };
+        }
         let good = match self.ask().await {
             Ok(set) => {
                 self.learn(&set);
@@ -170,10 +175,6 @@ impl Auth {
     }
 
     async fn ask(&self) -> platform::Result<Value> {
-        if !self.bus.is_connected() {
-            // Everyone who brings a new token would wait in line for the same silence.
-            return Err(anyhow::anyhow!("not connected to NATS").into());
-        }
         self.bus.ask(&GetJwks {}, None, &Trace::start()).await?.parse()
     }
 

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -17,6 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::parts::Parts;
 
+/// How many bytes the path of a socket may have: 107 on Linux, 103 on macOS.
+const LONGEST: usize = 103;
+/// How long to wait when no connection can be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// Below the data folder.
 const SOCKET: &str = "control.sock";
 
@@ -37,16 +42,24 @@ pub enum Ask {
 /// One line for people, or what went wrong.
 type Told = Result<String, String>;
 
-/// Answers until the platform stops.
+/// Answers until the platform stops. Where the folder's path is too long for a socket, there is none, and a warning.
 pub(crate) fn serve(data: &Path, parts: Arc<Parts>, stop: CancellationToken) -> anyhow::Result<()> {
     let path = data.join(SOCKET);
+    if path.as_os_str().len() > LONGEST {
+        tracing::warn!(folder = %data.display(), "the path is too long for a socket: no `deploy` and no `ps` here");
+        return Ok(());
+    }
     // Left by a platform that was killed: the lock on the data says that nobody else is here.
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("keep {} to its owner", path.display()))?;
     tokio::spawn(async move {
-        while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
+        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+            let Ok((stream, _)) = accepted else {
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            };
             let parts = Arc::clone(&parts);
             tokio::spawn(async move {
                 if let Err(error) = answer(stream, &parts).await {

@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use local::Durability;
 use platform::{
     Bus, Config, Env, Function, Host,
-    config::{DATA, RUNNING},
+    config::{DATA, RUNNING, write_private},
     database, relay,
 };
 use serde_json::json;
@@ -212,7 +212,7 @@ async fn find_services(
     let given = (env.get("NATS_URL").map(str::to_owned), env.get("DATABASE_URL").map(str::to_owned));
     let (services, nats, postgres, data) = tokio::task::spawn_blocking(move || {
         let mut services = Services::default();
-        let data = services::folder(&options.data)?;
+        let data = services.take(&options.data)?;
         if options.fresh && needs_data {
             services::wipe(&data)?;
             say("earlier data forgotten");
@@ -262,17 +262,17 @@ impl Platform {
     /// Notes in the data folder where everything is, for functions that are started alone, the command line
     /// and the `nats` CLI.
     fn let_others_join(&self) -> anyhow::Result<()> {
-        let names = ["NATS_URL", "DATABASE_URL", "JWT_KEY_FILE", "EDGE_KEY", "OUTCRY_URL"];
-        let known: Vec<(&str, &str)> =
-            names.into_iter().filter_map(|name| Some((name, self.env.get(name)?))).collect();
+        let ours = ["JWT_KEY_FILE", "EDGE_KEY", "OUTCRY_URL"];
+        let ours = ours.into_iter().filter_map(|name| Some((name, self.env.get(name)?)));
+        let known: Vec<(&str, &str)> = self.env.services().chain(ours).collect();
         Env::note(&self.data.join(RUNNING), &known)?;
         let context = json!({
             "description": "the Outcry platform that runs on this folder",
             "url": self.env.get("NATS_URL"),
+            "user": self.env.get("NATS_USER"),
+            "password": self.env.get("NATS_PASSWORD"),
         });
-        let path = self.data.join(NATS_CONTEXT);
-        std::fs::write(&path, format!("{context:#}\n"))
-            .with_context(|| format!("write {}", path.display()))?;
+        write_private(&self.data.join(NATS_CONTEXT), &format!("{context:#}\n"))?;
         control::serve(&self.data, Arc::clone(&self.parts), self.stop.clone())
     }
 

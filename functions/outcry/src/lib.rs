@@ -14,8 +14,33 @@ pub mod seed;
 mod services;
 mod visitor;
 
+use std::process::ExitCode;
+
 use include_dir::{Dir, include_dir};
 use platform::{Function, database::Database, provision::Definitions};
+
+/// The whole body of a part's binary, and of `outcry run <part>`: a function, a relay, `maintain` or `edge`. None when there
+/// is no such part.
+pub fn run_part(name: &str) -> Option<ExitCode> {
+    if let Some(function) = functions().into_iter().find(|function| function.spec().name == name) {
+        return Some(platform::main(function));
+    }
+    if let Some(domain) = launch::relayed().into_iter().find(|domain| name == format!("{domain}-relay")) {
+        return Some(platform::relay_main(domain, name));
+    }
+    match name {
+        "edge" => Some(edge::main()),
+        "maintain" => Some(maintain_main()),
+        _ => None,
+    }
+}
+
+/// The whole body of the binary `maintain`: it keeps streams, consumers and databases as they should be.
+pub fn maintain_main() -> ExitCode {
+    platform::run("maintain", async |env, config, bus, stop| {
+        platform::maintain::serve(&env, &config, &bus, &databases(), &definitions()?, stop).await
+    })
+}
 
 /// The files that describe the bus, as they were when this was built.
 static NATS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../nats");

@@ -110,6 +110,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Run { function }) = &arguments.command {
+        return run::run(function);
+    }
     let outcome = tokio::runtime::Runtime::new()
         .context("start the runtime")
         .and_then(|runtime| runtime.block_on(run(arguments)));
@@ -124,13 +127,13 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
-        None => up(arguments.fresh, Parts::All(None)).await,
+        None => up(arguments.fresh, What::All(None)).await,
         Some(Command::Up { split, replicas }) => {
             let own = Programs::Own(programs()?);
             let split = split.then(|| Split { programs: own, replicas: replicas.into_iter().collect() });
-            up(arguments.fresh, Parts::All(split)).await
+            up(arguments.fresh, What::All(split)).await
         }
-        Some(Command::Infra) => up(arguments.fresh, Parts::Services).await,
+        Some(Command::Infra) => up(arguments.fresh, What::Services).await,
         Some(Command::Demo { url, bidders, items, seconds }) => {
             hold_demo(url, Size { bidders, items, seconds }).await
         }
@@ -139,7 +142,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             list_functions();
             Ok(())
         }
-        Some(Command::Run { function }) => run::run(&function).await,
+        // Was served before there was a runtime.
+        Some(Command::Run { .. }) => Ok(()),
         Some(Command::Call { function, body, caller, key }) => {
             call::call(&function, &body, caller.as_deref(), key).await
         }
@@ -175,22 +179,22 @@ fn programs() -> anyhow::Result<PathBuf> {
 }
 
 /// What to run.
-enum Parts {
+enum What {
     /// Everything, in one process or in many.
     All(Option<Split>),
     Services,
 }
 
-async fn up(fresh: bool, parts: Parts) -> anyhow::Result<()> {
+async fn up(fresh: bool, what: What) -> anyhow::Result<()> {
     let started = Instant::now();
     let env = Env::load()?;
     platform::init_telemetry(&env.read()?);
     // From the first moment, so that a signal during the start also ends in order.
     let signal = platform::stop_on_signal();
     let data = launch::data_folder(&env);
-    let (listen, split) = match parts {
-        Parts::All(split) => (Some(format!("0.0.0.0:{}", env.read::<edge::Settings>()?.port)), split),
-        Parts::Services => (None, None),
+    let (listen, split) = match what {
+        What::All(split) => (Some(format!("0.0.0.0:{}", env.read::<edge::Settings>()?.port)), split),
+        What::Services => (None, None),
     };
     let is_whole = listen.is_some();
     let options = Options { data, listen, fresh, throwaway: false, without: Vec::new(), split };

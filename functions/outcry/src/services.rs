@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use local::{Durability, Nats, Postgres};
+use local::{Durability, Hold, Nats, Postgres};
 use tokio_util::sync::CancellationToken;
 
 /// How often a service is looked at.
@@ -16,11 +16,21 @@ const WATCH_EVERY: Duration = Duration::from_millis(200);
 /// Services that were started here. They end with the process, however it ends.
 #[derive(Default, Clone)]
 pub(crate) struct Services {
+    /// The data folder, as long as this lives.
+    hold: Option<Arc<Hold>>,
     nats: Option<Arc<Mutex<Nats>>>,
     postgres: Option<Arc<Mutex<Postgres>>>,
 }
 
 impl Services {
+    /// Takes the folder of a platform's data, made if missing: nobody else may run a platform on it.
+    pub(crate) fn take(&mut self, data: &Path) -> anyhow::Result<PathBuf> {
+        std::fs::create_dir_all(data).with_context(|| format!("make the data folder {}", data.display()))?;
+        let data = data.canonicalize().with_context(|| format!("find the data folder {}", data.display()))?;
+        self.hold = Some(Arc::new(Hold::take(&data.join("platform"))?));
+        Ok(data)
+    }
+
     /// Starts a nats-server; returns its URL.
     pub(crate) fn start_nats(&mut self, data: &Path, say: &dyn Fn(&str)) -> anyhow::Result<String> {
         let config = data.join("nats-server.conf");
@@ -110,10 +120,4 @@ pub(crate) fn wipe(data: &Path) -> anyhow::Result<()> {
     Nats::wipe(&data.join("nats"))?;
     Postgres::wipe(&data.join("postgres"))?;
     Ok(())
-}
-
-/// The folder of a platform's data, made if missing.
-pub(crate) fn folder(data: &Path) -> anyhow::Result<PathBuf> {
-    std::fs::create_dir_all(data).with_context(|| format!("make the data folder {}", data.display()))?;
-    data.canonicalize().with_context(|| format!("find the data folder {}", data.display()))
 }

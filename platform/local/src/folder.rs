@@ -87,14 +87,14 @@ pub(crate) fn make_own(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Held by the one process that runs a server over a data folder.
-pub(crate) struct Hold {
+/// Held by the one process that uses a data folder; the lock lies beside it, `<data>.lock`.
+pub struct Hold {
     _lock: File,
 }
 
 impl Hold {
     /// Takes `data`, or says who has it.
-    pub(crate) fn take(data: &Path) -> Result<Hold> {
+    pub fn take(data: &Path) -> Result<Hold> {
         // A process that has just been killed gives its lock back a moment later.
         const PATIENCE: Duration = Duration::from_secs(1);
         let path = beside(data, ".lock");

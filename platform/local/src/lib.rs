@@ -29,6 +29,7 @@ mod wire;
 pub use anyhow::Result;
 
 pub use crate::find::{Found, Services};
+pub use crate::folder::Hold;
 pub use crate::nats::Nats;
 pub use crate::postgres::{Durability, Postgres};
 pub use crate::process::{Process, hand_over};

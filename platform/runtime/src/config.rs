@@ -105,6 +105,25 @@ pub const DATA: &str = ".outcry";
 /// The note in that folder, by which functions and the command line join a platform that runs.
 pub const RUNNING: &str = "running.env";
 
+/// Writes a file that only its owner may read.
+pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    // Made anew, so that the mode is this one whatever was there.
+    let _ = std::fs::remove_file(path);
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("write {}", path.display()))
+}
+
+/// `NATS_URL`, `DATABASE_URL`, `AUCTIONS_DATABASE_URL` and so on.
+fn is_address_of_service(name: &str) -> bool {
+    name == "NATS_URL" || name.ends_with("DATABASE_URL")
+}
+
 /// The variables a program was started with.
 #[derive(Debug, Clone, Default)]
 pub struct Env(BTreeMap<String, String>);
@@ -128,7 +147,8 @@ impl Env {
     }
 
     /// The same, joined to the platform that runs here: what is not set is taken from the note that it keeps in
-    /// its data folder. In development only: in production everything is said.
+    /// its data folder. In development only: in production everything is said. And not by halves: whoever names another
+    /// nats-server or database than the note means another platform.
     pub fn load_joined() -> anyhow::Result<Self> {
         let mut env = Self::load()?;
         env.join()?;
@@ -140,32 +160,36 @@ impl Env {
         if self.get("OUTCRY_ENV") == Some("production") || !note.exists() {
             return Ok(());
         }
-        for (name, value) in Self::of_file(&note)?.0 {
-            self.0.entry(name).or_insert(value);
+        let note = Self::of_file(&note)?;
+        let is_elsewhere = |(name, value): (&String, &String)| {
+            is_address_of_service(name) && note.get(name) != Some(value.as_str())
+        };
+        if !self.0.iter().any(is_elsewhere) {
+            for (name, value) in note.0 {
+                self.0.entry(name).or_insert(value);
+            }
         }
         Ok(())
     }
 
-    /// The variables of a file of `name='value'` lines.
+    /// The variables by which whoever joins reaches the same nats-server and the same databases.
+    pub fn services(&self) -> impl Iterator<Item = (&str, &str)> {
+        let is_login = |name: &str| matches!(name, "NATS_USER" | "NATS_PASSWORD");
+        self.iter().filter(move |(name, _)| is_address_of_service(name) || is_login(name))
+    }
+
+    /// The variables of a file of `name=value` lines.
     pub fn of_file(path: &Path) -> anyhow::Result<Self> {
         let unread = || format!("read {}", path.display());
         let entries = dotenvy::from_path_iter(path).with_context(unread)?;
         entries.map(|entry| entry.with_context(unread)).collect::<anyhow::Result<_>>().map(Self)
     }
 
-    /// Writes the note by which others find a platform: `name='value'` lines that only their owner may read.
+    /// Writes the note by which others find a platform, `name="value"` lines.
     pub fn note(path: &Path, variables: &[(&str, &str)]) -> anyhow::Result<()> {
-        use std::{io::Write, os::unix::fs::OpenOptionsExt};
-        let lines: String = variables.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
-        // Made anew, so that the mode is this one whatever was there.
-        let _ = std::fs::remove_file(path);
-        std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .and_then(|mut file| file.write_all(lines.as_bytes()))
-            .with_context(|| format!("write {}", path.display()))
+        let escape = |value: &str| value.replace('\\', r"\\").replace('"', r#"\""#).replace('$', r"\$");
+        let lines = variables.iter().map(|(name, value)| format!("{name}=\"{}\"\n", escape(value)));
+        write_private(path, &lines.collect::<String>())
     }
 
     /// All variables.
@@ -266,15 +290,26 @@ mod tests {
         std::fs::create_dir_all(&data).unwrap();
         let note = data.join(RUNNING);
         Env::note(&note, &[("NATS_URL", "nats://127.0.0.1:4999"), ("DB_MAX_CONNECTIONS", "3")]).unwrap();
+        let (quoted, odd) = (data.join("quoted.env"), r#"a'b"c$d\e"#);
+        Env::note(&quoted, &[("NATS_PASSWORD", odd)]).unwrap();
+        assert_eq!(Env::of_file(&quoted).unwrap().get("NATS_PASSWORD"), Some(odd));
 
         let mut env = Env::of([("DB_MAX_CONNECTIONS", "5"), ("OUTCRY_DATA", data.to_str().unwrap())]);
         env.join().unwrap();
         let mut production = Env::of([("OUTCRY_ENV", "production"), ("OUTCRY_DATA", data.to_str().unwrap())]);
         production.join().unwrap();
+        let there = ("NATS_URL", "nats://127.0.0.1:4999");
+        let mut same = Env::of([there, ("OUTCRY_DATA", data.to_str().unwrap())]);
+        same.join().unwrap();
+        let other = ("STATS_DATABASE_URL", "postgres://stats@elsewhere/stats");
+        let mut elsewhere = Env::of([other, ("OUTCRY_DATA", data.to_str().unwrap())]);
+        elsewhere.join().unwrap();
 
         assert_eq!(env.get("NATS_URL"), Some("nats://127.0.0.1:4999"));
         assert_eq!(env.get("DB_MAX_CONNECTIONS"), Some("5"), "what is set is not changed");
         assert_eq!(production.get("NATS_URL"), None);
+        assert_eq!(same.get("DB_MAX_CONNECTIONS"), Some("3"));
+        assert_eq!(elsewhere.get("NATS_URL"), None, "half of one platform and half of another is none");
         assert_eq!(std::fs::metadata(&note).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::remove_dir_all(data).unwrap();
     }

@@ -81,7 +81,7 @@ pub fn main(function: Function) -> ExitCode {
 }
 
 /// The whole body of a domain's relay binary.
-pub fn relay_main(domain: &'static str, name: &'static str) -> ExitCode {
+pub fn relay_main(domain: &'static str, name: &str) -> ExitCode {
     run(name, async move |env, config, bus, stop| {
         let pool = database::pool(&config, database::options(&env, domain)?, name);
         relay::serve(domain, pool, bus, stop).await
@@ -89,7 +89,7 @@ pub fn relay_main(domain: &'static str, name: &'static str) -> ExitCode {
 }
 
 /// Reads the configuration, connects, serves until a signal, finishes what is in flight.
-pub fn run<F>(name: &'static str, serve: F) -> ExitCode
+pub fn run<F>(name: &str, serve: F) -> ExitCode
 where
     F: AsyncFnOnce(Env, Config, Bus, CancellationToken) -> anyhow::Result<()>,
 {

@@ -1,6 +1,6 @@
 //! `maintain`: keeps streams, consumers and databases as they should be.
 //!
-//! Applies the definitions under `nats/` at start and whenever the connection is made again, so that
+//! Makes streams and consumers that are missing, at start and whenever the connection is made again, so that
 //! memory streams and a wiped store come back; makes and drops outbox partitions and forgets what is
 //! past keeping, with the owners' roles.
 
@@ -44,7 +44,7 @@ async fn keep_provisioned(bus: &Bus, definitions: &Definitions, stop: &Cancellat
     while !stop.is_cancelled() {
         let connection = *connections.borrow_and_update();
         if provisioned != Some(connection) {
-            match definitions.apply(bus).await {
+            match definitions.restore(bus).await {
                 Ok(_) => provisioned = Some(connection),
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "streams not provisioned, trying again");

@@ -52,8 +52,17 @@ impl Definitions {
         Ok(definitions)
     }
 
-    /// Makes the server agree.
+    /// Makes the server agree: what is missing is made, what differs is changed.
     pub async fn apply(&self, bus: &Bus) -> anyhow::Result<Applied> {
+        self.provision(bus, true).await
+    }
+
+    /// Makes what is missing, and leaves the rest as it is: somebody may have deployed newer definitions than these.
+    pub async fn restore(&self, bus: &Bus) -> anyhow::Result<Applied> {
+        self.provision(bus, false).await
+    }
+
+    async fn provision(&self, bus: &Bus, change: bool) -> anyhow::Result<Applied> {
         let ready = async {
             while bus.js.query_account().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -66,11 +75,15 @@ impl Definitions {
             let name = name(stream)?;
             // Asked first: creating a stream that exists reserves its room a second time.
             let exists = call(bus, format!("STREAM.INFO.{name}"), &json!({})).await?;
-            if exists.is_ok() {
-                update(bus, format!("STREAM.UPDATE.{name}"), stream, &format!("stream {name}")).await?;
-            } else {
-                let made = call(bus, format!("STREAM.CREATE.{name}"), stream).await?;
-                made.map_err(|code| anyhow::anyhow!("stream {name}: the server answered {code}"))?;
+            match exists {
+                Ok(()) if !change => {}
+                Ok(()) => {
+                    update(bus, format!("STREAM.UPDATE.{name}"), stream, &format!("stream {name}")).await?;
+                }
+                Err(_) => {
+                    let made = call(bus, format!("STREAM.CREATE.{name}"), stream).await?;
+                    made.map_err(|code| anyhow::anyhow!("stream {name}: the server answered {code}"))?;
+                }
             }
         }
         for (stream, consumer) in &self.consumers {
@@ -82,6 +95,7 @@ impl Definitions {
             let request = |action| json!({ "stream_name": stream, "config": consumer, "action": action });
             match call(bus, subject.clone(), &request("create")).await? {
                 Ok(()) => {}
+                Err(OTHER_CONSUMER) if !change => {}
                 Err(OTHER_CONSUMER) => {
                     update(bus, subject, &request("update"), &format!("consumer {name} of {stream}")).await?;
                 }

@@ -20,6 +20,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{Timestamp, bus::Bus, error::Result, invoke::Delivery, wire::Answer};
 
+/// How long the server may take to end a subscription.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
 /// What a part has done since it started.
 #[derive(Default)]
 pub struct Counts {
@@ -116,7 +119,7 @@ impl Service {
         self
     }
 
-    /// Begins to answer. When this returns, whoever asks finds it.
+    /// Begins to answer. When this returns, whoever asks finds it; while nats-server is away, as soon as it is back.
     pub async fn start(self, bus: &Bus) -> anyhow::Result<Running> {
         let running = Running { stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let about = Arc::new(About {
@@ -143,8 +146,10 @@ impl Service {
             let answers = tell_all(bus.clone(), questions, Arc::clone(&about), running.stop.clone());
             running.tasks.spawn(answers);
         }
-        // Only what the server has heard of is there.
-        bus.client.flush().await.context("serve")?;
+        // Only what the server has heard of is there. While it is away there is nothing to wait for.
+        if bus.is_connected() {
+            bus.flush().await;
+        }
         Ok(running)
     }
 }
@@ -237,18 +242,19 @@ type Work = (Answerer, Arc<Semaphore>, Arc<Endpoint>);
 async fn answer_all(bus: Bus, mut requests: Subscriber, work: Work, stop: CancellationToken) {
     let (answerer, lanes, endpoint) = work;
     let tasks = TaskTracker::new();
-    let mut stopping = false;
+    let mut leave_by = None;
     loop {
         let request = tokio::select! {
             biased;
-            () = stop.cancelled(), if !stopping => {
-                // What has arrived is still answered; then the subscription ends.
-                stopping = true;
-                if requests.drain().await.is_err() {
+            () = stop.cancelled(), if leave_by.is_none() => {
+                // What has arrived is still answered; then the subscription ends, if the server can be told.
+                if !bus.is_connected() || requests.drain().await.is_err() {
                     break;
                 }
+                leave_by = Some(Instant::now() + LEAVE_WITHIN);
                 continue;
             }
+            () = tokio::time::sleep_until(leave_by.unwrap_or_else(Instant::now).into()), if leave_by.is_some() => break,
             request = requests.next() => request,
         };
         let Some(request) = request else { break };

@@ -18,6 +18,7 @@ use platform::{
     dead_letter,
     provision::Definitions,
     relay,
+    service::Service,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -669,4 +670,62 @@ async fn provisioning_again_changes_nothing_and_a_refused_change_is_explained() 
     let error = format!("{:#}", definitions.apply(&bus).await.unwrap_err());
 
     assert!(error.contains("stream EVENTS exists with a configuration that cannot be changed"), "{error}");
+}
+
+/// A platform that is older than what was deployed to it must not take that back when its connection is made again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restoring_makes_what_is_missing_and_changes_nothing_else() {
+    let (_nats, bus) = testing::bus().await;
+    let old = testing::definitions();
+    let mut new = old.clone();
+    let (stream, consumer) = &mut new.consumers[0];
+    consumer["ack_wait"] = json!(9_000_000_000_u64);
+    let (stream, name) = (stream.clone(), consumer["name"].as_str().unwrap().to_owned());
+    new.apply(&bus).await.unwrap();
+    let jetstream = async |verb: String| -> serde_json::Value {
+        let answer = bus.request(format!("$JS.API.{verb}"), &json!({}), None, &Trace::start()).await.unwrap();
+        serde_json::from_slice(&answer.body).unwrap()
+    };
+    let last = old.consumers.last().unwrap().1["name"].as_str().unwrap().to_owned();
+    let of = &old.consumers.last().unwrap().0;
+    assert_eq!(jetstream(format!("CONSUMER.DELETE.{of}.{last}")).await["success"], true);
+
+    old.restore(&bus).await.unwrap();
+
+    let told = jetstream(format!("CONSUMER.INFO.{stream}.{name}")).await;
+    assert_eq!(told["config"]["ack_wait"], json!(9_000_000_000_u64));
+    assert_eq!(jetstream(format!("CONSUMER.INFO.{of}.{last}")).await["name"], json!(last));
+}
+
+/// Who hears the question first never answers, as a process that was killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_that_nobody_answered_is_asked_once_more() {
+    let (_nats, bus) = testing::bus().await;
+    let who = |name: &str| {
+        let service = Service::new(name, "answers", json!({}));
+        let answers = name == "who";
+        service.answering("who", "qry.tests.who".into(), 1, move |_| {
+            Box::pin(async move {
+                if !answers {
+                    std::future::pending::<()>().await;
+                }
+                Answer { status: 200, body: Default::default(), replayed: false }
+            })
+        })
+    };
+    let _gone = who("gone").start(&bus).await.unwrap();
+    let asking = async {
+        let started = Instant::now();
+        let answer = bus.request("qry.tests.who".into(), &json!({}), None, &Trace::start()).await.unwrap();
+        (answer.status, started.elapsed())
+    };
+    let coming = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        who("who").start(&bus).await.unwrap()
+    };
+
+    let ((status, took), _running) = tokio::join!(asking, coming);
+
+    assert_eq!(status, 200);
+    assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&took), "{took:?}");
 }

@@ -1,49 +1,23 @@
 //! `outcry run`, `deploy` and `ps`: parts of the platform in processes of their own.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use outcry::{
     control::{self, Ask},
     launch,
 };
-use platform::{Bus, Config, Env, Host, database, relay};
+use platform::{Env, database};
 
 use super::{join, say};
 
-/// Serves one part until a signal: a function, a relay, the edge, or `maintain`.
-pub(crate) async fn run(name: &str) -> anyhow::Result<()> {
-    let env = Env::load_joined()?;
-    let config: Config = env.read()?;
-    platform::init_telemetry(&config);
-    let (stop, bus) = (platform::stop_on_signal(), Bus::connect(&config, name).await?);
-    let functions = outcry::functions();
-    let pool = |domain: &str| {
-        Ok::<_, anyhow::Error>(database::pool(&config, database::options(&env, domain)?, name))
-    };
-    tracing::info!(part = name, nats = config.nats_url, "serving");
-    if let Some(function) = functions.iter().find(|function| function.spec().name == name) {
-        let host = Host::new(
-            function.clone().tuned(&config),
-            pool(function.spec().domain)?,
-            Some(bus.clone()),
-            &env,
-        )?;
-        platform::serve(host, bus.clone(), stop).await?;
-    } else if let Some(domain) =
-        launch::relayed().into_iter().find(|domain| name == format!("{domain}-relay"))
-    {
-        relay::serve(domain, pool(domain)?, bus.clone(), stop).await?;
-    } else if name == "edge" {
-        edge::run(env, bus.clone(), stop).await?;
-    } else if name == "maintain" {
-        let definitions = outcry::definitions()?;
-        platform::maintain::serve(&env, &config, &bus, &outcry::databases(), &definitions, stop).await?;
-    } else {
-        bail!("there is no function {name}; `outcry functions` lists them");
-    }
-    bus.close().await;
-    Ok(())
+/// Serves one part until a signal. Has a runtime of its own, as the part's own binary has.
+pub(crate) fn run(name: &str) -> ExitCode {
+    outcry::run_part(name).unwrap_or_else(|| {
+        let parts = launch::part_names().join(", ");
+        let _ = writeln!(std::io::stderr(), "outcry: there is no part {name}; the parts are {parts}");
+        ExitCode::FAILURE
+    })
 }
 
 /// Replaces a part of the platform that runs here by a release binary that was built: the one beside this program, or

@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Seen, Visitor, bids_of, path_of,
-    split::{signal, start_split},
+    split::{alone, signal, start_split},
     story,
 };
 
@@ -60,8 +60,7 @@ impl Market {
         for seconds in ends.iter().chain([&OPEN]) {
             items.push(seller.offer(*seconds, json!({ "start_price": "1.00" })).await);
         }
-        let named = (0..BIDDERS).map(|_| Visitor::new(&platform.url, "bidder"));
-        let bidders = futures_util::future::join_all(named).await;
+        let bidders = Visitor::several(&platform.url, BIDDERS as u64).await;
         let market = Self {
             seller,
             bidders,
@@ -247,6 +246,7 @@ fn amount(bid: &Value) -> f64 {
 #[test]
 fn whatever_is_killed_in_the_middle_of_load_nothing_is_lost_or_doubled() {
     story(async {
+        let _alone = alone().await;
         let data = local::temp_dir().unwrap();
         let platform = start_split(data.path(), false, &[]).await;
         let market = Market::open(&platform, &[6.0, 12.0, 18.0, 24.0, 30.0]).await;
@@ -274,6 +274,7 @@ fn whatever_is_killed_in_the_middle_of_load_nothing_is_lost_or_doubled() {
 #[test]
 fn what_stands_still_for_a_while_and_goes_on_spoils_nothing() {
     story(async {
+        let _alone = alone().await;
         let data = local::temp_dir().unwrap();
         let platform = start_split(data.path(), false, &[("place-bid", 2), ("auctions-relay", 2)]).await;
         let market = Market::open(&platform, &[4.0, 9.0]).await;
@@ -297,6 +298,7 @@ fn what_stands_still_for_a_while_and_goes_on_spoils_nothing() {
 #[test]
 fn a_stream_store_that_is_rolled_back_or_wiped_costs_time_only() {
     story(async {
+        let _alone = alone().await;
         let data = local::temp_dir().unwrap();
         let platform = start_split(data.path(), false, &[]).await;
         let market = Market::open(&platform, &[15.0, 25.0]).await;

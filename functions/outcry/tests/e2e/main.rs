@@ -13,7 +13,6 @@ use std::{
 };
 
 use outcry::{
-    control::{self, Ask},
     demo::{self, Size},
     launch::{self, Options, Platform, Split},
     seed,
@@ -123,6 +122,15 @@ impl Visitor {
         visitor.token = Some(session.body["token"].as_str().unwrap().to_owned());
         visitor.id = session.body["user"]["id"].as_str().unwrap().to_owned();
         visitor
+    }
+
+    /// Some who have registered one after the other: a password takes its time.
+    async fn several(url: &str, count: u64) -> Vec<Self> {
+        let mut visitors = Vec::new();
+        for _ in 0..count {
+            visitors.push(Self::new(url, "bidder").await);
+        }
+        visitors
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -832,65 +840,6 @@ fn the_seeded_market_is_made_once() {
         let (_, again) =
             outcry(data.path(), &["call", "place-bid", &body, "--as", "john@test.com", "--key", "k"]).await;
         assert!(again.contains("the answer that this key was given before"), "{again}");
-        platform.stop().await;
-    });
-}
-
-/// A program that is one function of the platform, as `just deploy` would build it.
-fn program(folder: &std::path::Path, function: &str) -> std::path::PathBuf {
-    use std::os::unix::fs::PermissionsExt;
-    let path = folder.join(function);
-    let outcry = env!("CARGO_BIN_EXE_outcry");
-    std::fs::write(&path, format!("#!/bin/sh\nexec '{outcry}' run {function} 2>/dev/null\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path
-}
-
-#[test]
-fn functions_are_replaced_under_load_and_no_request_fails() {
-    story(async {
-        let (platform, data) = start(Vec::new()).await;
-        let programs = tempfile::tempdir().unwrap();
-        let ann = Visitor::new(&platform.url, "ann").await;
-        let item = ann.offer(120.0, json!({ "start_price": "1.00" })).await;
-        let stop = tokio_util::sync::CancellationToken::new();
-        let load = (0..8).map(|number| {
-            let (url, item, stop) = (platform.url.clone(), item.clone(), stop.clone());
-            async move {
-                let bidder = Visitor::new(&url, "bidder").await;
-                let (mut bids, mut accepted) = (0_u64, 0_u64);
-                while !stop.is_cancelled() {
-                    let bid = bidder.bid(&item, json!(bids * 8 + number + 1)).await;
-                    assert!(matches!(bid.status, 201 | 409), "{} {}", bid.status, bid.body);
-                    accepted += u64::from(bid.status == 201);
-                    let seen = bidder.get(&path_of(&item)).await;
-                    assert_eq!(seen.status, 200, "{}", seen.body);
-                    bids += 1;
-                }
-                accepted
-            }
-        });
-        let load = tokio::spawn(futures_util::future::join_all(load));
-
-        let deploy = async |name: &str, program: std::path::PathBuf| {
-            let ask = Ask::Deploy { name: name.to_owned(), program };
-            control::ask(data.path(), &ask).await
-        };
-        for name in ["place-bid", "get-item", "place-bid", "auctions-relay", "get-item"] {
-            let told = deploy(name, program(programs.path(), name)).await.unwrap();
-            assert!(told.contains("serves in process"), "{told}");
-        }
-        let broken = deploy("place-bid", "/bin/false".into()).await.unwrap_err().to_string();
-        assert!(broken.contains("what ran before goes on"), "{broken}");
-        let parts = control::ask(data.path(), &Ask::Parts).await.unwrap();
-        let bidding = parts.lines().find(|line| line.starts_with("place-bid")).unwrap();
-        assert!(bidding.contains("process "), "{parts}");
-        tokio::time::sleep(Duration::from_millis(500)).await;
-
-        stop.cancel();
-        let accepted: u64 = load.await.unwrap().into_iter().sum();
-        assert!(accepted > 10, "{accepted}");
-        assert_eq!(ann.get(&path_of(&item)).await.body["bid_count"], json!(accepted));
         platform.stop().await;
     });
 }
