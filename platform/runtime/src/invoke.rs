@@ -25,7 +25,7 @@ use crate::{
     config::Env,
     cx::{Emitted, Reading, Received, Resources, Savepoint},
     dead_letter,
-    error::{self, Refused},
+    error::{self, Outage, Refused},
     function::{Function, Handler, Hears, Spec, Wakes},
     inbox, outbox,
     outcome::{self, Claim},
@@ -36,6 +36,8 @@ use crate::{
 
 /// An attempt that takes longer is broken off, before the stream would deliver it again.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(4);
+/// How quickly a Postgres that is well answers. With an attempt it is less than the stream waits (`ack_wait`, 5 s).
+const PROBE: Duration = Duration::from_millis(500);
 /// From this delivery on a message runs alone: it may be what broke its batch or its process.
 const SUSPICIOUS: u64 = 3;
 /// How often an attempt that lost a race is repeated at once.
@@ -388,7 +390,17 @@ impl Host {
         match tokio::time::timeout(LONGEST_ATTEMPT, attempt).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => Err(Error::Broken(anyhow::anyhow!("panicked: {}", panic_text(&*panic)))),
-            Err(_) => Err(Error::Broken(anyhow::anyhow!("took longer than {LONGEST_ATTEMPT:?}"))),
+            Err(_) => Err(self.overdue().await),
+        }
+    }
+
+    /// Who is to blame when the time is over: Postgres, when it does not answer now either, else the message.
+    async fn overdue(&self) -> Error {
+        let why = format!("took longer than {LONGEST_ATTEMPT:?}");
+        let probe = sqlx::query("select 1").execute(&self.pool);
+        match tokio::time::timeout(PROBE, probe).await {
+            Ok(Ok(_)) => Error::Broken(anyhow::anyhow!(why)),
+            _ => Outage(why).into(),
         }
     }
 
@@ -404,7 +416,8 @@ impl Host {
             Ok(Ok(Err(Error::Later(_)))) => return Answer::unavailable(),
             Ok(Ok(Err(Error::Broken(error)))) => error,
             Ok(Err(panic)) => anyhow::anyhow!("panicked: {}", panic_text(&*panic)),
-            Err(_) => anyhow::anyhow!("took longer than {LONGEST_ATTEMPT:?}"),
+            // It changed nothing, so the asker may well come again.
+            Err(_) => anyhow::Error::from(Outage(format!("took longer than {LONGEST_ATTEMPT:?}"))),
         };
         let trace_id = Trace::from_headers(&request.headers).trace_id;
         tracing::error!(function = self.spec().name, trace_id, error = format!("{error:#}"), "query broke");
