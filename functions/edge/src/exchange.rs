@@ -177,8 +177,7 @@ async fn send_command<C: Command>(app: &App, how: How, request: Request) -> Resu
     // No secret is ever stored to be replayed, so a key has nothing to do here.
     let idempotency_key = if C::SECRET { None } else { idempotency_key(&parts.headers)? };
     let path = path(&mut parts).await?;
-    let most = if C::SECRET { SECRET_BODY } else { BODY };
-    let body = tokio::time::timeout(BODY_WITHIN, read_json(&parts.headers, body, most))
+    let body = tokio::time::timeout(BODY_WITHIN, read_json(&parts.headers, body, largest::<C>()))
         .await
         .map_err(|_| Problem::request_timeout())??;
     let command: C = decode::json(&given(&path, how), &body)?;
@@ -195,6 +194,9 @@ async fn serve_command<C: Command>(app: &App, how: How, request: &Delivery) -> R
     let caller = app.auth.caller_of(authorization, how.bearer).await?;
     let key = if C::SECRET { None } else { request.header(wire::header::IDEMPOTENCY_KEY) };
     let idempotency_key = key.map(|key| read_key(key.as_bytes())).transpose()?;
+    if request.body.len() > largest::<C>() {
+        return Err(Problem::payload_too_large(largest::<C>()));
+    }
     let given = Given { path: Vec::new(), without: how.without };
     let command: C = decode::json(&given, &request.body)?;
     let sent = platform::Request { caller, trace: request.trace(), idempotency_key };
@@ -205,6 +207,11 @@ async fn serve_command<C: Command>(app: &App, how: How, request: &Delivery) -> R
             Answer { status: StatusCode::ACCEPTED.as_u16(), body: body.into(), replayed: false }
         }
     })
+}
+
+/// The largest body of this command, however it comes.
+fn largest<C: Command>() -> usize {
+    if C::SECRET { SECRET_BODY } else { BODY }
 }
 
 /// What became of a command within the deadline.

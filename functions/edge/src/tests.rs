@@ -653,6 +653,23 @@ async fn a_body_is_too_large_with_and_without_saying_so() {
 }
 
 #[tokio::test]
+async fn a_body_is_as_large_over_nats_as_over_http() {
+    let world = World::start(vec![Function::query(get_jwks)]).await;
+    let (_, app) = crate::router(&settings(), world.bus.clone(), CancellationToken::new()).await.unwrap();
+    let running = crate::service(&app).start(&world.bus).await.unwrap();
+    let ask = async |subject: &str, size: usize| {
+        let body = json!({ "email": "a".repeat(size - 12) });
+        assert_eq!(body.to_string().len(), size);
+        let answer = world.bus.request(subject.into(), &body, None, &platform::Trace::start()).await.unwrap();
+        answer.status
+    };
+
+    assert_eq!(ask("svc.identity.register", 8 * 1024).await, 400);
+    assert_eq!(ask("svc.identity.register", 8 * 1024 + 1).await, 413);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_key_is_one_to_255_visible_characters_bare_or_quoted() {
     let world = World::start(vec![Function::query(get_jwks)]).await;
     let token = bearer(&good_token());
