@@ -326,10 +326,11 @@ impl Host {
                 }
                 let _ = attempts::failed(&self.pool, function, &message, &error).await;
                 tracing::error!(function, message, attempt = count, error, "invocation broke");
-                self.counts.failed(&error);
                 if count >= attempts::MOST {
+                    // Counted where all that is given up is counted.
                     return self.give_up(member, error).await;
                 }
+                self.counts.failed(&error);
                 Verdict::Again(attempts::delay(count))
             }
         }

@@ -260,7 +260,10 @@ async fn answer_all(bus: Bus, mut requests: Subscriber, work: Work, stop: Cancel
         let Some(request) = request else { break };
         let Ok(permit) = Arc::clone(&lanes).try_acquire_owned() else {
             // Saying so at once beats a queue that ends in a timeout.
-            let _ = respond(&bus, &request, Answer::unavailable()).await;
+            let answer = Answer::unavailable();
+            endpoint.counts.handled(1, Duration::ZERO);
+            endpoint.counts.answered(&answer);
+            let _ = respond(&bus, &request, answer).await;
             continue;
         };
         let (bus, answerer, endpoint) = (bus.clone(), Arc::clone(&answerer), Arc::clone(&endpoint));

@@ -196,6 +196,14 @@ impl Stage {
         serde_json::from_slice(&answer.body).unwrap()
     }
 
+    /// What a service tells of its first endpoint.
+    async fn stats(&self, service: &str) -> serde_json::Value {
+        let subject = format!("$SRV.STATS.{service}");
+        let asked = self.bus.request(subject, &json!({}), None, &Trace::start()).await.unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&asked.body).unwrap();
+        told["endpoints"][0].clone()
+    }
+
     /// Ends all functions, in order; others may be served afterwards.
     async fn pause(&mut self) {
         self.stop.cancel();
@@ -409,6 +417,8 @@ async fn what_always_breaks_is_tried_five_times_and_told_nothing_about_why() {
     assert_eq!(BROKEN.load(Ordering::Relaxed), 5);
     assert_eq!(stage.bus.stored("DEAD_LETTERS").await.unwrap(), 1);
     assert_eq!(stage.count("platform.outcome where status = 500").await, 1);
+    let told = stage.stats("add").await;
+    assert_eq!((&told["num_requests"], &told["num_errors"]), (&json!(5), &json!(5)), "{told}");
     if let Sent::Answered(answer) = sent {
         let body = String::from_utf8(answer.body.to_vec()).unwrap();
         assert_eq!(answer.status, 500);
@@ -482,6 +492,30 @@ async fn a_service_tells_how_many_messages_it_handled() {
     assert_eq!((&pulled["num_requests"], &pulled["num_errors"]), (&json!(3), &json!(0)), "{told}");
     assert_eq!((&pulled["data"]["refused"], &pulled["subject"]), (&json!(1), &json!("cmd.tests.add.*")));
     assert_eq!(told["endpoints"][1]["subject"], "redrive.add");
+}
+
+#[tokio::test]
+async fn a_request_for_which_there_is_no_lane_is_counted_as_one_that_failed() {
+    let stage = Stage::start(add()).await;
+    let nap = |_| -> futures_util::future::BoxFuture<'static, Answer> {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Answer::accepted(&()).unwrap()
+        })
+    };
+    let service =
+        platform::service::Service::new("nap", "", json!({})).answering("nap", "nap".into(), 1, nap);
+    let running = service.start(&stage.bus).await.unwrap();
+    let (nobody, trace) = (json!({}), Trace::start());
+    let ask = async || stage.bus.request("nap".into(), &nobody, None, &trace).await.unwrap().status;
+
+    let (first, second) = tokio::join!(ask(), ask());
+
+    assert_eq!([first.min(second), first.max(second)], [200, 503]);
+    let told = stage.stats("nap").await;
+    assert_eq!((&told["num_requests"], &told["num_errors"]), (&json!(2), &json!(1)), "{told}");
+    assert_eq!(told["last_error"], "answered 503");
+    running.stop().await;
 }
 
 /// An outage of eight seconds is longer than all five attempts would take together.
