@@ -2,7 +2,8 @@
 //!
 //! A letter is the message as it was, on `dlq.<function>`, with headers that say why. It is driven again
 //! by asking the function itself, on `redrive.<function>`: only that function sees it, under the identity
-//! that it had, and the answer says what became of it.
+//! that it had, and the answer says what became of it. Who asks says which letter, and nothing else: the
+//! function reads it where it lies, so the right to ask is no right to be anyone.
 
 use async_nats::{
     HeaderMap,
@@ -12,6 +13,7 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Timestamp,
@@ -33,6 +35,13 @@ const MESSAGE: &str = "x-dead-message";
 const MESSAGE_ID: &str = "x-dead-message-id";
 const DELIVERIES: &str = "x-dead-deliveries";
 const SINCE: &str = "x-dead-since";
+
+/// Asks a function to try one of its letters again.
+#[derive(Serialize, Deserialize)]
+struct Redrive {
+    /// Its place among the dead letters.
+    letter: u64,
+}
 
 /// A message that was given up.
 #[derive(Debug, Clone)]
@@ -68,6 +77,31 @@ impl DeadLetter {
             values.iter().filter(move |_| own).map(move |value| (name, value.as_str()))
         })
     }
+
+    /// The message as its function had received it; `None` for what no function put there.
+    fn restore(&self) -> Option<Delivery> {
+        let (stream, sequence) = self.message.split_once(':')?;
+        let mut original = Delivery {
+            subject: self.subject.clone(),
+            headers: HeaderMap::new(),
+            body: self.body.clone(),
+            stamp: self.since?,
+            stream: stream.to_owned(),
+            sequence: sequence.parse().ok()?,
+            delivered: 1,
+        };
+        for (name, values) in self.headers.iter() {
+            let name: &str = name.as_ref();
+            let added = name.starts_with("x-dead-") || name == header::MESSAGE_ID || name == header::REPLY_TO;
+            for value in values.iter().filter(|_| !added) {
+                original.headers.append(name, value.clone());
+            }
+        }
+        if let Some(id) = self.headers.get(MESSAGE_ID) {
+            original.headers.insert(header::MESSAGE_ID, id.clone());
+        }
+        Some(original)
+    }
 }
 
 /// Keeps a message that was given up, with the reason. Once, however often this is tried.
@@ -94,30 +128,19 @@ pub(crate) async fn keep(bus: &Bus, function: &str, delivery: &Delivery, reason:
     Ok(())
 }
 
-/// The message as its function had received it, from a letter that is driven again.
-pub(crate) fn restore(letter: &Delivery) -> Option<Delivery> {
-    let get = |name| letter.headers.get(name).map(async_nats::HeaderValue::as_str);
-    let (stream, sequence) = get(MESSAGE)?.split_once(':')?;
-    let mut original = Delivery {
-        subject: get(SUBJECT)?.to_owned(),
-        headers: HeaderMap::new(),
-        body: letter.body.clone(),
-        stamp: Timestamp::parse(get(SINCE)?).ok()?,
-        stream: stream.to_owned(),
-        sequence: sequence.parse().ok()?,
-        delivered: 1,
-    };
-    for (name, values) in letter.headers.iter() {
-        let name: &str = name.as_ref();
-        let added = name.starts_with("x-dead-") || name == header::MESSAGE_ID || name == header::REPLY_TO;
-        for value in values.iter().filter(|_| !added) {
-            original.headers.append(name, value.clone());
-        }
-    }
-    if let Some(id) = get(MESSAGE_ID) {
-        original.headers.insert(header::MESSAGE_ID, id);
-    }
-    Some(original)
+/// The message as the function had received it, of the letter that a request names. Only a letter that lies
+/// among the function's own is believed; the reason otherwise.
+pub(crate) async fn named(
+    bus: &Bus,
+    function: &str,
+    request: &[u8],
+) -> std::result::Result<Delivery, String> {
+    let Redrive { letter: sequence } = serde_json::from_slice(request)
+        .map_err(|error| format!("expected {{\"letter\": <number>}}, as `dlq list` shows it: {error}"))?;
+    let found = next(bus, Some(function), sequence).await.map_err(|error| error.to_string())?;
+    let letter = found.filter(|letter| letter.sequence == sequence);
+    let letter = letter.ok_or_else(|| format!("{sequence} is no dead letter of {function}"))?;
+    letter.restore().ok_or_else(|| format!("dead letter {sequence} does not say what it was"))
 }
 
 /// The first letter from this place on, of one function or of all.
@@ -144,10 +167,8 @@ pub async fn drop(bus: &Bus, letter: &DeadLetter) -> Result<()> {
 /// Has the function try once more. An accepted or refused answer means that it is settled, and the letter
 /// is forgotten; otherwise the letter stays and the answer says why.
 pub async fn redrive(bus: &Bus, letter: &DeadLetter) -> Result<Answer> {
-    let request = async_nats::Request::new()
-        .headers(letter.headers.clone())
-        .payload(letter.body.clone())
-        .timeout(Some(REDRIVE_TIMEOUT));
+    let named = serde_json::to_vec(&Redrive { letter: letter.sequence })?;
+    let request = async_nats::Request::new().payload(named.into()).timeout(Some(REDRIVE_TIMEOUT));
     let message = bus
         .client
         .send_request(format!("redrive.{}", letter.function), request)
@@ -197,9 +218,15 @@ mod tests {
         ] {
             headers.insert(name, value);
         }
-        let letter = Delivery { headers, ..Delivery::of_bytes("redrive.place-bid", b"{}") };
+        let letter = DeadLetter::from(StreamMessage {
+            subject: "dlq.place-bid".into(),
+            sequence: 3,
+            headers,
+            payload: Bytes::from_static(b"{}"),
+            time: time::OffsetDateTime::UNIX_EPOCH,
+        });
 
-        let original = restore(&letter).unwrap();
+        let original = letter.restore().unwrap();
 
         assert_eq!(
             (original.subject.as_str(), original.place()),

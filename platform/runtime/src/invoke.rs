@@ -352,12 +352,16 @@ impl Host {
         outcome::fail(&mut connection, self.spec(), id, user, &answer).await
     }
 
-    /// One more attempt at a dead letter, apart from the count of attempts. A failure is told with its
-    /// reason: who asks is an operator.
-    pub(crate) async fn redrive(&self, letter: &Delivery) -> Answer {
+    /// One more attempt at the dead letter that a request names, apart from the count of attempts. A failure is
+    /// told with its reason: who asks is an operator.
+    pub(crate) async fn redrive(&self, bus: &Bus, request: &Delivery) -> Answer {
         let failed = |reason: String| Answer::failure(500, "INTERNAL", &reason);
-        let (Some(original), Work::Batch(work)) = (dead_letter::restore(letter), &self.function.work) else {
-            return failed("this is no dead letter".into());
+        let Work::Batch(work) = &self.function.work else {
+            return failed("not a function of messages".into());
+        };
+        let original = match dead_letter::named(bus, self.spec().name, &request.body).await {
+            Ok(original) => original,
+            Err(reason) => return failed(reason),
         };
         match self.guarded(work.as_ref(), &[original], true).await.map(|mut verdicts| verdicts.pop()) {
             Ok(Some(Verdict::Answered(answer))) => answer,

@@ -66,7 +66,7 @@ async fn pull(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::R
     let spec = Arc::clone(host.spec());
     let (stream, _) = spec.consumer().context("not a function of messages")?;
     let mut puller = Puller::start(bus, stream, spec.name).await?;
-    let running = pulled(&host, stream).start(bus).await?;
+    let running = pulled(&host, bus, stream).start(bus).await?;
     let lanes = Arc::new(Semaphore::new(spec.lanes));
     let tasks = TaskTracker::new();
     loop {
@@ -101,17 +101,17 @@ async fn pull(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::R
 }
 
 /// A function that pulls, with its way to try a dead letter again: never for secrets, which leave none.
-fn pulled(host: &Arc<Host>, stream: &str) -> Service {
+fn pulled(host: &Arc<Host>, bus: &Bus, stream: &str) -> Service {
     let spec = host.spec();
     let subjects = spec.consumer().map(|(_, subjects)| subjects.join(" ")).unwrap_or_default();
     let service = service(host).counted(spec.name, subjects, Arc::clone(&host.counts));
     if stream == wire::CREDENTIALS {
         return service;
     }
-    let again = Arc::clone(host);
-    service.answering("redrive", format!("redrive.{}", spec.name), 1, move |letter| {
-        let host = Arc::clone(&again);
-        Box::pin(async move { host.redrive(&letter).await })
+    let (again, bus) = (Arc::clone(host), bus.clone());
+    service.answering("redrive", format!("redrive.{}", spec.name), 1, move |request| {
+        let (host, bus) = (Arc::clone(&again), bus.clone());
+        Box::pin(async move { host.redrive(&bus, &request).await })
     })
 }
 

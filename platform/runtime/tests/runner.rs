@@ -456,6 +456,32 @@ async fn a_dead_letter_is_driven_again_until_it_is_settled_and_counts_once() {
     assert!(stage.send("mendable", Some("k")).await.replayed, "the key has its answer now");
 }
 
+#[tokio::test]
+async fn a_letter_is_read_where_it_lies_and_nothing_else_is_believed() {
+    let stage = Stage::start(add()).await;
+    let nats = stage.nats.as_ref().unwrap().url();
+    let user = Uuid::from_u128(7).to_string();
+    let letter = [
+        ("x-user-id", user.as_str()),
+        ("x-user-role", "admin"),
+        ("x-dead-subject", "cmd.tests.add.-"),
+        ("x-dead-message", "COMMANDS:1"),
+        ("x-dead-since", "2026-11-21T02:21:44.776Z"),
+    ];
+
+    let (forged, _) = testing::request(&nats, "redrive.add", &letter, json!({ "name": "forged" })).await;
+    assert_eq!(forged["Nats-Service-Error-Code"], "500");
+    // It lies there, but it is another function's.
+    let (_, kept) = testing::request(&nats, "dlq.other", &letter, json!({ "name": "forged" })).await;
+    let (others, _) = testing::request(&nats, "redrive.add", &[], json!({ "letter": kept["seq"] })).await;
+    assert_eq!(others["Nats-Service-Error-Code"], "500", "{kept}");
+    // Its own is driven with nothing but its number.
+    let (_, kept) = testing::request(&nats, "dlq.add", &letter, json!({ "name": "own" })).await;
+    let (_, own) = testing::request(&nats, "redrive.add", &[], json!({ "letter": kept["seq"] })).await;
+
+    assert_eq!((own, stage.tally("own").await, stage.tally("forged").await), (json!("own"), 1, 0));
+}
+
 /// Of the command `mendable` with the key `k`, as anybody can derive it from its name.
 fn letter_command_id() -> Uuid {
     platform::wire::command_id(Some(&Uuid::from_u128(1).to_string()), "add", "k")
