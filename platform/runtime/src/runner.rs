@@ -253,7 +253,8 @@ struct Puller {
 }
 
 impl Puller {
-    /// Waits until the consumer exists: `maintain` makes it.
+    /// Begins to listen for what is pulled. Whether there is such a consumer shows at the first pull: until
+    /// `maintain` has made it, pulls are refused and tried again.
     async fn start(bus: &Bus, stream: &str, consumer: &str) -> anyhow::Result<Self> {
         let inbox = bus.client.new_inbox();
         let answers = bus.client.subscribe(format!("{inbox}.*")).await?;

@@ -1,5 +1,7 @@
 //! `outcry dlq`: what functions gave up, looked at and decided on. Safe while everything runs.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
 use platform::{
@@ -8,6 +10,9 @@ use platform::{
 };
 
 use super::{join, pretty, say};
+
+/// How long a function may take to say that it is there.
+const THERE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What to do with dead letters.
 #[derive(Subcommand)]
@@ -103,29 +108,49 @@ fn show(letter: &DeadLetter) -> anyhow::Result<()> {
 
 async fn redrive(bus: &Bus, which: &Which) -> anyhow::Result<()> {
     let (mut settled, mut failed) = (0_u32, 0_u32);
+    let mut away = BTreeSet::new();
     for letter in choose(bus, which).await? {
-        let answer =
-            dead_letter::redrive(bus, &letter).await.map_err(anyhow::Error::from).with_context(|| {
-                format!("letter {}: is {} running? The letter stays", letter.sequence, letter.function)
-            })?;
-        let outcome = match answer.status {
-            500.. => {
+        let function = letter.function.as_str();
+        // Asked once: who is not there is not waited for again and again.
+        let driven =
+            if away.contains(function) { None } else { Some(dead_letter::redrive(bus, &letter).await) };
+        let outcome = match driven {
+            Some(Err(_)) if !bus.is_serving(function, THERE_WITHIN).await => {
+                failed += 1;
+                away.insert(function.to_owned());
+                format!("stays: {function} is not running")
+            }
+            None => {
+                failed += 1;
+                format!("stays: {function} is not running")
+            }
+            Some(Err(error)) => {
+                failed += 1;
+                format!("not known to be settled: {error}")
+            }
+            Some(Ok(answer)) if answer.status >= 500 => {
                 failed += 1;
                 format!("failed again and stays: {}", pretty(&answer.body))
             }
-            200..300 => {
+            Some(Ok(answer)) if answer.is_accepted() => {
                 settled += 1;
                 "done".to_owned()
             }
-            status => {
+            Some(Ok(answer)) => {
                 settled += 1;
-                format!("refused ({status}), which settles it: {}", pretty(&answer.body))
+                format!("refused ({}), which settles it: {}", answer.status, pretty(&answer.body))
             }
         };
-        say(&format!("letter {} of {}: {outcome}", letter.sequence, letter.function));
+        say(&format!("letter {} of {function}: {outcome}", letter.sequence));
     }
-    say(&format!("{settled} settled, {failed} failed again"));
-    ensure!(failed == 0, "some letters failed again");
+    say(&format!("{settled} settled, {failed} failed"));
+    let away: Vec<String> = away.into_iter().collect();
+    ensure!(
+        away.is_empty(),
+        "not running: {}; start it, then drive its letters again with `dlq redrive --all --function <name>`",
+        away.join(", ")
+    );
+    ensure!(failed == 0, "some letters failed again: `dlq show <letter>` says why");
     Ok(())
 }
 
