@@ -5,7 +5,7 @@
 use anyhow::ensure;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
-use platform::UserId;
+use platform::{Timestamp, UserId};
 use sha2::Sha256;
 use uuid::Uuid;
 
@@ -27,6 +27,8 @@ pub struct Named {
     pub function: String,
     /// The id under which the outcome is kept.
     pub id: Uuid,
+    /// When it was given, in whole seconds.
+    pub issued: Timestamp,
     /// Who may see it; anyone who has the name when there is none.
     pub owner: Option<UserId>,
 }
@@ -44,9 +46,10 @@ impl CommandKey {
     }
 
     /// The name of a command.
-    pub fn sign(&self, domain: &str, function: &str, id: Uuid, owner: Option<UserId>) -> String {
+    pub fn sign(&self, named: &Named) -> String {
+        let Named { domain, function, id, issued, owner } = named;
         let owner = owner.map(|owner| owner.to_string()).unwrap_or_default();
-        let text = format!("{domain}.{function}.{id}.{owner}");
+        let text = format!("{domain}.{function}.{id}.{}.{owner}", issued.unix_seconds());
         let mut token = mac(&self.0, text.as_bytes()).to_vec();
         token.extend_from_slice(text.as_bytes());
         URL_SAFE_NO_PAD.encode(token)
@@ -64,6 +67,7 @@ impl CommandKey {
             domain: parts.next()?.to_owned(),
             function: parts.next()?.to_owned(),
             id: parts.next()?.parse().ok()?,
+            issued: Timestamp::from_unix_nanos(parts.next()?.parse::<i128>().ok()? * 1_000_000_000)?,
             owner: match parts.next()? {
                 "" => None,
                 owner => Some(UserId(owner.parse().ok()?)),
@@ -88,15 +92,19 @@ fn keyed(key: &[u8]) -> Hmac<Sha256> {
 mod tests {
     use super::*;
 
+    fn named(owner: Option<UserId>) -> Named {
+        let issued = Timestamp::parse("2026-11-21T02:21:44Z").unwrap();
+        Named { domain: "auctions".into(), function: "place-bid".into(), id: Uuid::now_v7(), issued, owner }
+    }
+
     #[test]
     fn a_name_reads_back_with_the_key_that_made_it_and_no_other() {
         let key = CommandKey::new(None).unwrap();
         for owner in [None, Some(UserId(Uuid::now_v7()))] {
-            let id = Uuid::now_v7();
+            let named = named(owner);
 
-            let token = key.sign("auctions", "place-bid", id, owner);
+            let token = key.sign(&named);
 
-            let named = Named { domain: "auctions".into(), function: "place-bid".into(), id, owner };
             assert_eq!(key.read(&token), Some(named));
             assert_eq!(CommandKey::new(None).unwrap().read(&token), None);
         }
@@ -105,7 +113,7 @@ mod tests {
     #[test]
     fn a_changed_name_is_nobodys() {
         let key = CommandKey::new(None).unwrap();
-        let token = key.sign("auctions", "place-bid", Uuid::now_v7(), None);
+        let token = key.sign(&named(None));
 
         for end in 0..token.len() {
             assert_eq!(key.read(&token[..end]), None);
@@ -120,7 +128,7 @@ mod tests {
     #[test]
     fn replicas_with_the_same_secret_read_each_others_names() {
         let secret = Some("0123456789abcdef0123456789abcdef");
-        let token = CommandKey::new(secret).unwrap().sign("auctions", "place-bid", Uuid::nil(), None);
+        let token = CommandKey::new(secret).unwrap().sign(&named(None));
 
         assert!(CommandKey::new(secret).unwrap().read(&token).is_some());
         assert!(CommandKey::new(Some("short")).is_err());

@@ -31,7 +31,8 @@ pub(crate) async fn show(app: &App, request: Request) -> Result<Response, Proble
     let named = app.commands.read(token).filter(|named| named.owner.is_none() || named.owner == caller);
     let named = named.ok_or_else(Problem::not_found)?;
     let trace = exchange::trace(&mut parts);
-    let asked = app.sender.bus().outcome(&named.domain, &named.function, named.id, &trace).await;
+    let asked =
+        app.sender.bus().outcome(&named.domain, &named.function, named.id, named.issued, &trace).await;
     let answer = asked.map_err(|error| {
         tracing::warn!(function = named.function, %error, "outcome not answered");
         Problem::unavailable()

@@ -13,11 +13,13 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use contracts::auctions::{GetItem, ListChanges};
 use futures_util::StreamExt;
-use platform::{Answer, Command, Delivery, Message, Query, Sent, Trace, wire};
+use platform::{Answer, Command, Delivery, Message, Query, Sent, Timestamp, Trace, wire};
 use serde::Deserialize;
 
 use crate::{
-    App, commands,
+    App,
+    command_token::Named,
+    commands,
     decode::{self, Given},
     problem::Problem,
 };
@@ -229,8 +231,9 @@ async fn dispatch<C: Command>(
     match app.sender.send(command, request).await {
         Ok(Sent::Answered(answer)) => Ok(Dispatched::Answered(answer)),
         Ok(Sent::Pending(id)) => {
-            let owner = request.caller.map(|caller| caller.id);
-            Ok(Dispatched::Pending(app.commands.sign(C::DOMAIN, C::FUNCTION, id, owner)))
+            let (domain, function) = (C::DOMAIN.to_owned(), C::FUNCTION.to_owned());
+            let (issued, owner) = (Timestamp::now(), request.caller.map(|caller| caller.id));
+            Ok(Dispatched::Pending(app.commands.sign(&Named { domain, function, id, issued, owner })))
         }
         Ok(Sent::TimedOut) => Err(Problem::timeout()),
         Ok(Sent::Unavailable(reason)) => {

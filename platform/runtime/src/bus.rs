@@ -154,10 +154,17 @@ impl Bus {
     }
 
     /// Asks a domain what became of a command: a [`CommandOutcome`](crate::CommandOutcome), or a refusal when
-    /// it is no longer known.
-    pub async fn outcome(&self, domain: &str, function: &str, id: Uuid, trace: &Trace) -> Result<Answer> {
+    /// it is no longer known. `issued` is when its sender was told that it is stored.
+    pub async fn outcome(
+        &self,
+        domain: &str,
+        function: &str,
+        id: Uuid,
+        issued: Timestamp,
+        trace: &Trace,
+    ) -> Result<Answer> {
         let subject = wire::query_subject(domain, &wire::outcome_function(domain));
-        let of = OutcomeOf { function: function.to_owned(), id };
+        let of = OutcomeOf { function: function.to_owned(), id, issued };
         self.request(subject, &of, None, trace).await
     }
 
@@ -255,12 +262,6 @@ impl Bus {
         stream.map_err(|error| Outage(format!("look into {name}: {error}")).into())
     }
 
-    /// How many messages a consumer has still to settle: those that wait, and those in work.
-    pub(crate) async fn unsettled(&self, stream: &str, consumer: &str) -> Result<u64> {
-        let info: ConsumerInfo = self.call(format!("CONSUMER.INFO.{stream}.{consumer}"), json!({})).await?;
-        Ok(info.num_pending + info.num_ack_pending)
-    }
-
     /// Puts an event into its stream, as an operator may; returns its place there.
     pub async fn publish_event(&self, subject: &str, body: impl Into<Bytes>) -> Result<u64> {
         let trace = Trace::start();
@@ -300,8 +301,8 @@ impl Bus {
     }
 
     /// The stamp of the oldest message on a subject of the work queue, which is undecided because
-    /// a decided one is no longer stored.
-    async fn oldest(&self, subject: &str) -> Result<Option<Timestamp>> {
+    /// a decided one is no longer stored. The subject may have wildcards.
+    pub(crate) async fn oldest(&self, subject: &str) -> Result<Option<Timestamp>> {
         let request = json!({ "seq": 1, "next_by_subj": subject });
         let call = format!("STREAM.MSG.GET.{COMMANDS}");
         match self.api::<Stored>(&call, request).await? {
@@ -351,12 +352,6 @@ pub(crate) struct ApiError {
     pub(crate) err_code: u64,
     #[serde(default)]
     pub(crate) description: String,
-}
-
-#[derive(Deserialize)]
-struct ConsumerInfo {
-    num_pending: u64,
-    num_ack_pending: u64,
 }
 
 #[derive(Deserialize)]

@@ -17,13 +17,16 @@ use crate::{
     error::Refused,
     function::Spec,
     invoke::{Ask, Delivery, Host, RecallOwn, Recalled},
-    wire::{Answer, COMMANDS, ErrorBody},
+    wire::{Answer, ErrorBody},
 };
 
 /// How long an outcome is kept when the caller gave a key, by which it may ask again.
 const KEPT_WITH_KEY: Duration = Duration::from_secs(48 * 3600);
 /// How long an outcome is kept when only a redelivery can ask again.
 const KEPT_WITHOUT_KEY: Duration = Duration::from_secs(24 * 3600);
+
+/// How far the clock of who promised an outcome and the clock of the stream may be apart.
+const CLOCKS: Duration = Duration::from_secs(60);
 
 /// A command to be decided.
 pub(crate) struct Claim {
@@ -176,6 +179,8 @@ pub enum CommandStatus {
 pub(crate) struct OutcomeOf {
     pub(crate) function: String,
     pub(crate) id: Uuid,
+    /// When its sender was told that it is stored.
+    pub(crate) issued: Timestamp,
 }
 
 /// Tells what became of a domain's commands.
@@ -197,15 +202,19 @@ impl Outcomes {
         let of: OutcomeOf =
             serde_json::from_slice(&request.body).map_err(|error| Refused::malformed(error.to_string()))?;
         let mut cx = host.reading(request);
-        if let Some(answer) = self.find(&mut cx, of.id).await? {
+        let is_kept = cx.now().since(of.issued) <= KEPT_WITH_KEY;
+        // A failure is no last word yet: whoever sends the command again starts afresh.
+        if let Some(answer) = self.find(&mut cx, of.id).await?.filter(|answer| is_kept && answer.status < 500)
+        {
             return told(&answer);
         }
-        let unsettled = cx.bus()?.unsettled(COMMANDS, &of.function).await?;
-        if unsettled > 0 {
+        // A decided command is stored no longer. One that is stored and came later says nothing of this one.
+        let oldest = cx.bus()?.oldest(&format!("cmd.{}.{}.>", host.spec().domain, of.function)).await?;
+        if oldest.is_some_and(|oldest| oldest <= of.issued + CLOCKS) {
             return Ok(CommandOutcome { status: CommandStatus::Pending, result: None, error: None });
         }
-        // Nothing waits, so it has been decided by now, or so long ago that it is forgotten.
-        match self.find(&mut cx, of.id).await? {
+        // It does not wait, so it has been decided by now, or so long ago that it is forgotten.
+        match self.find(&mut cx, of.id).await?.filter(|_| is_kept) {
             Some(answer) => told(&answer),
             None => {
                 Err(Refused::new(Kind::NotFound, "NOT_FOUND", "there is no such command any more").into())

@@ -13,7 +13,7 @@ use std::{
 use garde::Validate;
 use platform::{
     Answer, Bus, Caller, Command, Config, Cx, Env, Error, Event, Function, Host, Kind, Message, Recall,
-    Received, Refused, Request, Result, Role, Sender, Sent, Trace, UserId,
+    Received, Refused, Request, Result, Role, Sender, Sent, Timestamp, Trace, UserId,
     database::{self, Database},
     dead_letter,
     provision::Definitions,
@@ -97,6 +97,7 @@ fn add_batch() -> Function {
 
 static BATCHES: AtomicUsize = AtomicUsize::new(0);
 static MENDED: AtomicBool = AtomicBool::new(false);
+static MENDED_ONCE: AtomicBool = AtomicBool::new(false);
 static LATER_ONCE: AtomicBool = AtomicBool::new(true);
 static BROKEN: AtomicUsize = AtomicUsize::new(0);
 static SLOW: AtomicUsize = AtomicUsize::new(0);
@@ -113,6 +114,9 @@ async fn react(name: &str) -> Result<()> {
         "poison" => panic!("this one always panics"),
         "broken" if BROKEN.fetch_add(1, Ordering::Relaxed) < usize::MAX => {
             Err(anyhow::anyhow!("this one always breaks").into())
+        }
+        "mendable once" if !MENDED_ONCE.load(Ordering::Relaxed) => {
+            Err(anyhow::anyhow!("not mended yet").into())
         }
         "mendable" if !MENDED.load(Ordering::Relaxed) => Err(anyhow::anyhow!("not mended yet").into()),
         "later" if LATER_ONCE.swap(false, Ordering::Relaxed) => Err(Error::Later(Duration::from_millis(50))),
@@ -192,8 +196,13 @@ impl Stage {
 
     /// What the sender of a command would be shown.
     async fn outcome(&self, id: Uuid) -> serde_json::Value {
-        let answer = self.bus.outcome("tests", "add", id, &Trace::start()).await.unwrap();
-        serde_json::from_slice(&answer.body).unwrap()
+        self.outcome_issued(id, Timestamp::now()).await.1
+    }
+
+    /// The same, some time after it was promised, with the status of the answer.
+    async fn outcome_issued(&self, id: Uuid, issued: Timestamp) -> (u16, serde_json::Value) {
+        let answer = self.bus.outcome("tests", "add", id, issued, &Trace::start()).await.unwrap();
+        (answer.status, serde_json::from_slice(&answer.body).unwrap())
     }
 
     /// What a service tells of its first endpoint.
@@ -499,8 +508,34 @@ async fn a_command_that_came_too_late_is_found_by_its_id() {
     stage.settled().await;
 
     assert_eq!(stage.outcome(id).await, json!({ "status": "succeeded", "result": "one" }));
-    let unknown = stage.bus.outcome("tests", "add", Uuid::now_v7(), &Trace::start()).await.unwrap();
-    assert_eq!(unknown.status, 404);
+    let hours = |hours: u64| Timestamp::now() - Duration::from_secs(hours * 3600);
+    assert_eq!(stage.outcome_issued(Uuid::now_v7(), Timestamp::now()).await.0, 404);
+    assert_eq!(stage.outcome_issued(id, hours(47)).await.0, 200);
+    assert_eq!(stage.outcome_issued(id, hours(49)).await.0, 404, "older than what is kept");
+}
+
+#[tokio::test]
+async fn only_what_may_still_wait_is_pending() {
+    let mut stage = Stage::start(add()).await;
+    stage.serve(outcomes());
+    stage.try_send("mendable once", Some("again")).await;
+    stage.settled().await;
+    let id = platform::wire::command_id(Some(&Uuid::from_u128(1).to_string()), "add", "again");
+    assert_eq!(stage.outcome(id).await["status"], "failed");
+    let long_ago = Timestamp::now() - Duration::from_secs(600);
+    stage.pause().await;
+    stage.serve(outcomes());
+    MENDED_ONCE.store(true, Ordering::Relaxed);
+
+    // Nobody decides it: it waits, and the failure of the first attempt is not what becomes of it.
+    let Sent::Pending(same) = stage.try_send("mendable once", Some("again")).await else { panic!("decided") };
+
+    assert_eq!((same, stage.outcome(id).await), (id, json!({ "status": "pending" })));
+    // What was promised long before that cannot be what waits.
+    assert_eq!(stage.outcome_issued(Uuid::now_v7(), long_ago).await.0, 404);
+    stage.serve(add());
+    stage.settled().await;
+    assert_eq!(stage.outcome(id).await, json!({ "status": "succeeded", "result": "mendable once" }));
 }
 
 #[tokio::test]
