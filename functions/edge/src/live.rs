@@ -32,7 +32,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
     sync::{Mutex as AsyncMutex, OnceCell, OwnedSemaphorePermit, Semaphore, broadcast, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -47,6 +47,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const SILENT_BEATS: u32 = 2;
 /// How long to wait after the log could not be asked.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long who begins a stream waits for an answer before it begins without one.
+const FIRST_WITHIN: Duration = Duration::from_secs(5);
 /// The most streams at once.
 const STREAMS: usize = 10_000;
 /// The most questions at once. A function takes some at a time and refuses the others: a crowd waits here.
@@ -68,6 +70,7 @@ pub(crate) struct Live {
     questions: Arc<Semaphore>,
     feeds: Arc<Feeds>,
     heartbeat: Duration,
+    first_within: Duration,
 }
 
 impl Live {
@@ -80,10 +83,12 @@ impl Live {
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             feeds: Arc::default(),
             heartbeat: HEARTBEAT,
+            first_within: FIRST_WITHIN,
         }
     }
 
     /// Begins a stream: with what happened after the version that was seen last, else with the item as it is now.
+    /// When there is no answer in time, who has seen something gets it later on the stream.
     pub(crate) async fn watch(
         &self,
         item: ItemId,
@@ -102,6 +107,7 @@ impl Live {
             sent: seen.unwrap_or_default(),
             doubt: None,
             ask_at: Instant::now(),
+            asking: None,
             heartbeat: self.heartbeat,
             beat_at: Instant::now() + self.heartbeat,
             beats: 0,
@@ -109,15 +115,23 @@ impl Live {
         };
         watcher.connections.mark_unchanged();
         let first = match seen {
-            None => Some(watcher.snapshot(trace).await?),
-            Some(_) => match watcher.catch_up(Instant::now(), trace).await {
-                // Nobody is there to ask. To a browser that comes back after an outage a 503 would be final.
-                Err(problem) if problem.is_ours() => {
-                    watcher.doubt_since(Instant::now());
-                    None
+            None => {
+                let snapshot = snapshot(&watcher.feed, watcher.caller, trace);
+                let (frames, version) =
+                    timeout(self.first_within, snapshot).await.map_err(|_| Problem::unavailable())??;
+                Some(watcher.send(frames, version))
+            }
+            Some(_) => {
+                watcher.doubt_since(Instant::now());
+                watcher.ask(trace.clone());
+                match timeout(self.first_within, watcher.answered()).await {
+                    // Nobody is there to ask, or many are before us. To a browser that comes back after an
+                    // outage a 503 would be final.
+                    Err(_) => None,
+                    Ok(Err(problem)) if problem.is_ours() => None,
+                    Ok(first) => first?,
                 }
-                first => first?,
-            },
+            }
         };
         let opening = [RETRY, first.as_deref().unwrap_or(ALIVE)].concat();
         let frames = stream::unfold(watcher, async |mut watcher| Some((watcher.next().await?, watcher)));
@@ -174,11 +188,28 @@ struct Watcher {
     /// Since when something may be missing.
     doubt: Option<Instant>,
     ask_at: Instant,
+    asking: Option<Asking>,
     heartbeat: Duration,
     beat_at: Instant,
     /// Heartbeats since something was sent.
     beats: u32,
     _room: OwnedSemaphorePermit,
+}
+
+/// A question to the log that runs beside the stream, and goes on while the client does not read: others wait
+/// for the same answer, and for its place in the line.
+struct Asking {
+    /// The version that had been sent when it was asked.
+    after: i64,
+    /// As of when the answer was needed.
+    since: Instant,
+    answer: AbortOnDropHandle<Result<Found, Problem>>,
+}
+
+/// What the log said; the whole item when it could not tell change by change.
+struct Found {
+    page: Arc<Page>,
+    whole: Option<(Bytes, i64)>,
 }
 
 impl Watcher {
@@ -196,14 +227,14 @@ impl Watcher {
                     self.doubt_since(Instant::now());
                     self.ask_at = Instant::now();
                 }
-                () = sleep_until(self.ask_at), if self.doubt.is_some() => {
-                    let since = self.doubt.unwrap_or_else(Instant::now);
-                    match self.catch_up(since, &Trace::start()).await {
-                        Ok(Some(frames)) => return Some(frames),
-                        Err(problem) if !problem.is_ours() => return None,
-                        Ok(None) | Err(_) => self.ask_at = Instant::now() + AGAIN,
-                    }
+                () = sleep_until(self.ask_at), if self.doubt.is_some() && self.asking.is_none() => {
+                    self.ask(Trace::start());
                 }
+                found = found(&mut self.asking), if self.asking.is_some() => match self.take(found) {
+                    Ok(Some(frames)) => return Some(frames),
+                    Err(problem) if !problem.is_ours() => return None,
+                    Ok(None) | Err(_) => {}
+                },
                 () = sleep_until(self.beat_at) => {
                     self.beat_at = Instant::now() + self.heartbeat;
                     self.beats += 1;
@@ -231,33 +262,68 @@ impl Watcher {
         frames
     }
 
-    /// What the log has after what was sent, a page at a time; `None` when that is nothing and the doubt is gone.
-    async fn catch_up(&mut self, since: Instant, trace: &Trace) -> Result<Option<Bytes>, Problem> {
-        let page = self.feed.page(self.sent, since, trace).await?;
-        let frames = match &page.run {
+    /// Begins to ask the log for what comes after what was sent.
+    fn ask(&mut self, trace: Trace) {
+        let (after, since) = (self.sent, self.doubt.unwrap_or_else(Instant::now));
+        let (feed, caller) = (Arc::clone(&self.feed), self.caller);
+        let answer = async move {
+            let page = feed.page(after, since, &trace).await?;
             // It cannot be told change by change, so the whole is told.
-            None => Some(self.snapshot(trace).await?),
-            Some(run) => match run.after(self.sent) {
-                Some((frames, last)) if last > self.sent => Some(self.send(frames, last)),
-                _ => None,
-            },
+            let whole = if page.run.is_none() { Some(snapshot(&feed, caller, &trace).await?) } else { None };
+            Ok(Found { page, whole })
         };
-        self.doubt = if page.settles(since) { None } else { Some(since) };
-        Ok(frames)
+        let answer = AbortOnDropHandle::new(tokio::spawn(answer));
+        self.asking = Some(Asking { after, since, answer });
     }
 
-    /// The item as the caller may see it.
-    async fn snapshot(&mut self, trace: &Trace) -> Result<Bytes, Problem> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: i64,
-        }
-        let item = self.feed.ask(&GetItem { item_id: self.feed.item }, self.caller, trace).await?;
-        let Versioned { version } = serde_json::from_slice(&item.body).map_err(|_| Problem::internal())?;
-        let mut frames = Vec::new();
-        frame(&mut frames, "snapshot", version, &item.body);
-        Ok(self.send(frames.into(), version))
+    /// The answer to the question that was begun, as [`Self::take`] reads it.
+    async fn answered(&mut self) -> Result<Option<Bytes>, Problem> {
+        let found = found(&mut self.asking).await;
+        self.take(found)
     }
+
+    /// Takes an answer of the log: what it has after what was sent, a page at a time; `None` when that is nothing.
+    /// Unless it says that there is no more, it is asked again.
+    fn take(&mut self, found: Result<Found, Problem>) -> Result<Option<Bytes>, Problem> {
+        self.ask_at = Instant::now() + AGAIN;
+        let Some(Asking { after, since, .. }) = self.asking.take() else { return Ok(None) };
+        let Found { page, whole } = found?;
+        // More may have been heard and sent meanwhile.
+        let news = match (&page.run, whole) {
+            (None, Some((frames, version))) if version > self.sent || after == self.sent => {
+                Some((frames, version))
+            }
+            (Some(run), _) => run.after(self.sent).filter(|(_, last)| *last > self.sent),
+            _ => None,
+        };
+        self.doubt = self.doubt.filter(|doubt| !page.settles(*doubt));
+        // There is more to have, or there was a doubt after the question.
+        if news.is_some() || page.settles(since) {
+            self.ask_at = Instant::now();
+        }
+        Ok(news.map(|(frames, last)| self.send(frames, last)))
+    }
+}
+
+/// Waits for the answer; never ends when nothing was asked.
+async fn found(asking: &mut Option<Asking>) -> Result<Found, Problem> {
+    match asking {
+        Some(asking) => (&mut asking.answer).await.unwrap_or_else(|_| Err(Problem::internal())),
+        None => std::future::pending().await,
+    }
+}
+
+/// The item as the caller may see it, and its version.
+async fn snapshot(feed: &Feed, caller: Option<Caller>, trace: &Trace) -> Result<(Bytes, i64), Problem> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: i64,
+    }
+    let item = feed.ask(&GetItem { item_id: feed.item }, caller, trace).await?;
+    let Versioned { version } = serde_json::from_slice(&item.body).map_err(|_| Problem::internal())?;
+    let mut frames = Vec::new();
+    frame(&mut frames, "snapshot", version, &item.body);
+    Ok((frames.into(), version))
 }
 
 /// The feeds that somebody watches.

@@ -288,6 +288,57 @@ async fn while_nobody_can_be_asked_a_stream_stays_open_and_misses_nothing() {
 }
 
 #[tokio::test]
+async fn while_it_waits_for_the_log_a_stream_goes_on() {
+    let (world, item) = (world().await, offer());
+    let beat = Duration::from_millis(100);
+    let live = Live { heartbeat: beat, first_within: Duration::from_millis(300), ..live(&world) };
+    let mut client = Client::open(&live, item, None).await;
+    client.next().await;
+
+    // All who ask wait in line.
+    let line = live.questions.acquire_many(u32::try_from(QUESTIONS).unwrap()).await.unwrap();
+    let second = placed(item, 2);
+    silent_bid(item);
+    bid(&world, item).await;
+    let later = async {
+        tokio::time::sleep(beat * 5).await;
+        tell(&world, item, &second).await;
+    };
+    let (seen, ()) = tokio::join!(client.take(1), later);
+
+    assert_eq!(seen, bids([2]), "what is heard is sent");
+    assert!(client.beats >= 3, "{}", client.beats);
+    // Who comes back does not wait for longer than that.
+    let mut back =
+        tokio::time::timeout(Duration::from_secs(2), Client::open(&live, item, Some(2))).await.unwrap();
+    let trace = Trace::start();
+    let new = tokio::time::timeout(Duration::from_secs(2), live.watch(item, None, None, &trace));
+    assert_eq!(new.await.unwrap().unwrap_err().into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
+    drop(line);
+    assert_eq!(client.take(1).await, bids([3]));
+    assert_eq!(back.take(1).await, bids([3]));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_keeps_nobody_else_waiting() {
+    let (world, item) = (world().await, offer());
+    let live = Live { questions: Arc::new(Semaphore::new(1)), ..live(&world) };
+    let mut idle = Client::open(&live, item, None).await;
+    let mut other = Client::open(&live, item, None).await;
+    join_all([idle.next(), other.next()]).await;
+    let line = live.questions.acquire().await.unwrap();
+    silent_bid(item);
+    bid(&world, item).await;
+
+    // It asks, and is first in the line. Then it is not polled any more, as when its connection is full.
+    assert!(tokio::time::timeout(Duration::from_millis(200), idle.body.next()).await.is_err());
+    drop(line);
+
+    assert_eq!(other.take(2).await, bids(2..=3));
+    assert_eq!(idle.take(2).await, bids(2..=3));
+}
+
+#[tokio::test]
 async fn what_cannot_be_told_change_by_change_is_told_whole() {
     let (world, item) = (world().await, offer());
     let live = live(&world);
