@@ -49,11 +49,18 @@ struct Fetched {
 }
 
 /// What is known of a token that was verified.
-#[derive(Clone, Copy)]
-struct Verified {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Verified {
     caller: Caller,
     /// Seconds since 1970.
     until: u64,
+}
+
+impl Verified {
+    /// Who it names, while it holds.
+    pub(crate) fn caller(&self) -> Option<Caller> {
+        (jsonwebtoken::get_current_timestamp() <= self.until).then_some(self.caller)
+    }
 }
 
 /// The header of a token of ours. One with anything more, such as an address of keys, was not made by us.
@@ -84,11 +91,20 @@ impl Auth {
 
     /// The caller of a request: nobody when it carries no token and none is `needed`.
     pub(crate) async fn caller(&self, headers: &HeaderMap, needed: bool) -> Result<Option<Caller>, Problem> {
+        Ok(self.verified(headers, needed).await?.map(|verified| verified.caller))
+    }
+
+    /// The same for what lasts longer than a token may: who it is has to be asked each time.
+    pub(crate) async fn verified(
+        &self,
+        headers: &HeaderMap,
+        needed: bool,
+    ) -> Result<Option<Verified>, Problem> {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         match (values.next(), values.next()) {
-            (None, _) => self.caller_of(None, needed).await,
+            (None, _) => self.verified_of(None, needed).await,
             // A value that is no text is no token.
-            (Some(value), None) => self.caller_of(Some(value.to_str().unwrap_or_default()), needed).await,
+            (Some(value), None) => self.verified_of(Some(value.to_str().unwrap_or_default()), needed).await,
             (Some(_), Some(_)) => Err(Problem::unauthorized()),
         }
     }
@@ -99,6 +115,14 @@ impl Auth {
         authorization: Option<&str>,
         needed: bool,
     ) -> Result<Option<Caller>, Problem> {
+        Ok(self.verified_of(authorization, needed).await?.map(|verified| verified.caller))
+    }
+
+    async fn verified_of(
+        &self,
+        authorization: Option<&str>,
+        needed: bool,
+    ) -> Result<Option<Verified>, Problem> {
         match authorization {
             None if needed => Err(Problem::unauthorized()),
             None => Ok(None),
@@ -109,11 +133,10 @@ impl Auth {
         }
     }
 
-    async fn verify(&self, token: &str) -> Result<Caller, Problem> {
+    async fn verify(&self, token: &str) -> Result<Verified, Problem> {
         let hash: [u8; 32] = Sha256::digest(token).into();
         if let Some(known) = self.verified.get(&hash) {
-            let holds = jsonwebtoken::get_current_timestamp() <= known.until;
-            return if holds { Ok(known.caller) } else { Err(Problem::unauthorized()) };
+            return if known.caller().is_some() { Ok(known) } else { Err(Problem::unauthorized()) };
         }
         let kid = kid(token).ok_or_else(Problem::unauthorized)?;
         let key = self.key(&kid).await?;
@@ -122,8 +145,9 @@ impl Auth {
             .claims;
         let caller = Caller { id: claims.sub, role: claims.role };
         let until = u64::try_from(claims.exp).unwrap_or_default() + LEEWAY;
-        self.verified.insert(hash, Verified { caller, until });
-        Ok(caller)
+        let verified = Verified { caller, until };
+        self.verified.insert(hash, verified);
+        Ok(verified)
     }
 
     /// The public key of this name, fetched when it is new.

@@ -261,7 +261,7 @@ async fn ask_query<Q: Query>(app: &App, how: How, request: Request) -> Result<Re
 
 async fn watch_item(app: &App, how: How, request: Request) -> Result<Response, Problem> {
     let (mut parts, _) = request.into_parts();
-    let caller = app.auth.caller(&parts.headers, how.bearer).await?;
+    let caller = app.auth.verified(&parts.headers, how.bearer).await?;
     let path = path(&mut parts).await?;
     let GetItem { item_id } = decode::query(&given(&path, how), "")?;
     let seen = last_event_id(&parts.headers);

@@ -36,7 +36,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::problem::Problem;
+use crate::{auth::Verified, problem::Problem};
 
 #[cfg(test)]
 mod tests;
@@ -93,7 +93,7 @@ impl Live {
         &self,
         item: ItemId,
         seen: Option<i64>,
-        caller: Option<Caller>,
+        caller: Option<Verified>,
         trace: &Trace,
     ) -> Result<Response, Problem> {
         let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| Problem::unavailable())?;
@@ -116,7 +116,7 @@ impl Live {
         watcher.connections.mark_unchanged();
         let first = match seen {
             None => {
-                let snapshot = snapshot(&watcher.feed, watcher.caller, trace);
+                let snapshot = snapshot(&watcher.feed, watcher.caller(), trace);
                 let (frames, version) =
                     timeout(self.first_within, snapshot).await.map_err(|_| Problem::unavailable())??;
                 Some(watcher.send(frames, version))
@@ -182,7 +182,8 @@ struct Watcher {
     feed: Arc<Feed>,
     heard: broadcast::Receiver<Arc<Run>>,
     connections: watch::Receiver<u64>,
-    caller: Option<Caller>,
+    /// Who looks on. A stream outlives a token: then it goes on as anybody's.
+    caller: Option<Verified>,
     /// The version that was sent last.
     sent: i64,
     /// Since when something may be missing.
@@ -248,6 +249,10 @@ impl Watcher {
         }
     }
 
+    fn caller(&self) -> Option<Caller> {
+        self.caller.as_ref().and_then(Verified::caller)
+    }
+
     fn doubt_since(&mut self, instant: Instant) {
         if self.doubt.is_none() {
             self.ask_at = Instant::now();
@@ -265,7 +270,7 @@ impl Watcher {
     /// Begins to ask the log for what comes after what was sent.
     fn ask(&mut self, trace: Trace) {
         let (after, since) = (self.sent, self.doubt.unwrap_or_else(Instant::now));
-        let (feed, caller) = (Arc::clone(&self.feed), self.caller);
+        let (feed, caller) = (Arc::clone(&self.feed), self.caller());
         let answer = async move {
             let page = feed.page(after, since, &trace).await?;
             // It cannot be told change by change, so the whole is told.

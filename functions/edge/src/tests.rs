@@ -241,6 +241,16 @@ fn seconds_from_now(seconds: i64) -> Value {
     json!(i64::try_from(jsonwebtoken::get_current_timestamp()).unwrap() + seconds)
 }
 
+/// What answers with the keys of these tests.
+pub(crate) fn keys() -> Function {
+    Function::query(get_jwks)
+}
+
+/// As a header carries it.
+pub(crate) fn token_that_ends_in(seconds: i64) -> String {
+    bearer(&signed(&header(), &with("exp", seconds_from_now(seconds)), key()))
+}
+
 fn raw(header: &Value, claims: &Value, signature: &str) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     format!("{}.{}.{signature}", part(header), part(claims))

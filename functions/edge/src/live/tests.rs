@@ -43,11 +43,12 @@ fn not_found() -> platform::Refused {
     platform::Refused::new(platform::Kind::NotFound, "NOT_FOUND", "there is no such item")
 }
 
-async fn get_item(_: &mut Cx, asked: GetItem) -> platform::Result<Item> {
+async fn get_item(cx: &mut Cx, asked: GetItem) -> platform::Result<Item> {
     let shelf = SHELF.lock().unwrap();
     let shelved = shelf.get(&asked.item_id).ok_or_else(not_found)?;
     let version = i64::try_from(shelved.changes.len()).unwrap() + 1;
-    Ok(crate::tests::lamp(asked.item_id, version))
+    let name = if cx.caller().is_ok() { "the seller's" } else { "anybody's" };
+    Ok(Item { name: name.into(), ..crate::tests::lamp(asked.item_id, version) })
 }
 
 async fn list_changes(_: &mut Cx, asked: ListChanges) -> platform::Result<Changes> {
@@ -118,6 +119,8 @@ async fn tell(world: &World, item: ItemId, event: &str) {
 struct Client {
     body: BodyDataStream,
     text: String,
+    /// Of the last item that was told whole.
+    name: String,
     /// How often it was told that the stream is alive.
     beats: usize,
 }
@@ -125,7 +128,12 @@ struct Client {
 impl Client {
     fn of(response: Response) -> Self {
         assert_eq!(response.status(), StatusCode::OK);
-        Self { body: response.into_body().into_data_stream(), text: String::new(), beats: 0 }
+        Self {
+            body: response.into_body().into_data_stream(),
+            text: String::new(),
+            name: String::new(),
+            beats: 0,
+        }
     }
 
     async fn open(live: &Live, item: ItemId, seen: Option<i64>) -> Self {
@@ -149,6 +157,9 @@ impl Client {
                         let id: i64 = id.strip_prefix("id: ").unwrap().parse().unwrap();
                         let version = data["item"]["version"].as_i64().or(data["version"].as_i64());
                         assert_eq!(version, Some(id));
+                        if let Some(name) = data["name"].as_str() {
+                            self.name = name.to_owned();
+                        }
                         Some((event.strip_prefix("event: ").unwrap().to_owned(), id))
                     }
                     other => panic!("{other:?}"),
@@ -351,6 +362,27 @@ async fn what_cannot_be_told_change_by_change_is_told_whole() {
     assert_eq!(client.next().await, Some(snapshot(3)));
     bid(&world, item).await;
     assert_eq!(client.take(1).await, bids([4]));
+}
+
+#[tokio::test]
+async fn what_only_its_owner_may_see_is_not_sent_after_the_token_has_ended() {
+    let mut functions = vec![Function::query(get_item), Function::query(list_changes)];
+    functions.push(crate::tests::keys());
+    let (world, item) = (World::start(functions).await, offer());
+    // With the leeway of five seconds it holds for two more.
+    let token = crate::tests::token_that_ends_in(-3);
+    let uri = format!("/api/v1/items/{item}/events");
+    let mut client = Client::of(open(&world, "GET", &uri, &[("authorization", &token)]).await);
+    assert_eq!(client.next().await, Some(snapshot(1)));
+    assert_eq!(client.name, "the seller's");
+
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    shelved(item, |shelved| shelved.kept_from = 3);
+    silent_bid(item);
+    bid(&world, item).await;
+
+    assert_eq!(client.next().await, Some(snapshot(3)));
+    assert_eq!(client.name, "anybody's");
 }
 
 #[tokio::test]
