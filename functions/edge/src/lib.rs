@@ -12,12 +12,13 @@
 //! | what became of a command | `commands` |
 //! | what an error looks like | `problem` |
 //! | what every answer carries | `frame` |
-//! | how much is let in | `limits`, `server` |
+//! | how much is let in | `limits`, `server`, `descriptors` |
 
 mod auth;
 pub mod command_token;
 mod commands;
 mod decode;
+mod descriptors;
 mod exchange;
 mod frame;
 mod health;
@@ -104,10 +105,15 @@ async fn bind(port: u16) -> anyhow::Result<TcpListener> {
 /// Serves HTTP until told to stop; returns when what was in flight is finished, or after 25 seconds.
 pub async fn serve(env: Env, bus: Bus, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let settings: Settings = env.read()?;
+    let connections = descriptors::connections();
+    if connections < descriptors::MOST {
+        tracing::info!(connections, "more would fit with a higher hard limit of open files (ulimit -Hn)");
+    }
     let (router, app) = router(&settings, bus.clone(), stop.clone()).await?;
+    let full = full(&app);
     let service = service(&app).start(&bus).await?;
     let keys = tokio::spawn(async move { app.auth.keep_keys().await });
-    server::serve(router, listener, stop).await;
+    server::serve(router, full, connections, listener, stop).await;
     service.stop().await;
     keys.abort();
     Ok(())
@@ -144,7 +150,7 @@ async fn router(
         sender: Sender::start(bus.clone()).await?,
         auth: Auth::new(bus.clone(), &settings.jwt_issuer),
         commands: CommandKey::new(settings.edge_key.as_deref())?,
-        live: Live::new(bus.clone(), stop),
+        live: Live::new(bus.clone(), stop, descriptors::connections()),
         readiness: Readiness::of(bus, lines.iter().filter_map(Line::function)),
         room: Room::default(),
     });
@@ -156,6 +162,15 @@ async fn router(
         .fallback(async || problem::Problem::not_found())
         .with_state(Arc::clone(&app));
     Ok((surround(router, &app, &settings.cors_origins)?, app))
+}
+
+/// What a connection gets for which there is no room: how it goes, and else that it may come again.
+fn full(app: &Arc<App>) -> Router {
+    health::routes()
+        .fallback(async || problem::Problem::unavailable())
+        .layer(axum::middleware::map_response(server::last))
+        .layer(middleware::from_fn(frame::frame))
+        .with_state(Arc::clone(app))
 }
 
 /// Limits inside CORS inside the frame: a page can read what the limits answer, and everything is framed.

@@ -49,8 +49,6 @@ const SILENT_BEATS: u32 = 2;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long who begins a stream waits for an answer before it begins without one.
 const FIRST_WITHIN: Duration = Duration::from_secs(5);
-/// The most streams at once.
-const STREAMS: usize = 10_000;
 /// The most questions at once. A function takes some at a time and refuses the others: a crowd waits here.
 const QUESTIONS: usize = 16;
 /// How many runs a watcher may be behind before it has to ask the log. A client that does not read holds no more.
@@ -74,12 +72,13 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// Streams end when told to stop: clients go on elsewhere from the last version they saw.
-    pub(crate) fn new(bus: Bus, stop: CancellationToken) -> Self {
+    /// Holds so many streams at once. They end when told to stop: clients go on elsewhere from the last version
+    /// they saw.
+    pub(crate) fn new(bus: Bus, stop: CancellationToken, streams: usize) -> Self {
         Self {
             bus,
             stop,
-            room: Arc::new(Semaphore::new(STREAMS)),
+            room: Arc::new(Semaphore::new(streams)),
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             feeds: Arc::default(),
             heartbeat: HEARTBEAT,

@@ -1,6 +1,6 @@
 //! Connections: accepted, limited, and finished in order.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -12,7 +12,10 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::util::MapResponse;
 
@@ -28,12 +31,25 @@ const LINGER: Duration = Duration::from_millis(500);
 /// How long to wait when no connection can be accepted, for example because there are no file handles.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
-/// Serves until told to stop, then finishes what is in flight.
-pub(crate) async fn serve(router: Router, listener: TcpListener, stop: CancellationToken) {
+/// Connections that are told at once that there is no room. More are closed without a word.
+const REFUSED: usize = 64;
+/// How long such a connection may take to ask and to be told.
+const REFUSED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Serves so many connections at once until told to stop, then finishes what is in flight. What comes beyond
+/// them gets one answer from `full`.
+pub(crate) async fn serve(
+    router: Router,
+    full: Router,
+    connections: usize,
+    listener: TcpListener,
+    stop: CancellationToken,
+) {
     // HTTP/1.1 alone: while the version is still open, hyper waits for the first bytes without a limit.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(BUFFER);
     let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
+    let (room, refused) = (Arc::new(Semaphore::new(connections)), Arc::new(Semaphore::new(REFUSED)));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -42,9 +58,20 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, stop: Cancellat
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(builder.clone(), stream, router.clone(), stop.clone());
-                let cut = cut.clone();
-                tasks.spawn(async move { cut.run_until_cancelled(connection).await });
+                let (builder, stop, cut) = (builder.clone(), stop.clone(), cut.clone());
+                if let Some(place) = place(&room) {
+                    let connection = connection(builder, stream, router.clone(), stop);
+                    tasks.spawn(async move {
+                        cut.run_until_cancelled(connection).await;
+                        drop(place);
+                    });
+                } else if let Some(place) = place(&refused) {
+                    let connection = connection(builder, stream, full.clone(), stop);
+                    tasks.spawn(async move {
+                        let _ = tokio::time::timeout(REFUSED_WITHIN, connection).await;
+                        drop(place);
+                    });
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "no connection could be accepted");
@@ -58,6 +85,16 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, stop: Cancellat
         tracing::warn!(connections = tasks.len(), "requests were cut off");
         cut.cancel();
     }
+}
+
+fn place(room: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(room).try_acquire_owned().ok()
+}
+
+/// After this answer the connection is closed.
+pub(crate) async fn last(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 async fn connection(

@@ -780,10 +780,14 @@ struct Server {
 }
 
 async fn listening(router: Router) -> Server {
+    listening_to(router, Router::new(), 100).await
+}
+
+async fn listening_to(router: Router, full: Router, connections: usize) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(crate::server::serve(router, listener, stop.clone()));
+    let serving = tokio::spawn(crate::server::serve(router, full, connections, listener, stop.clone()));
     Server { address, stop, serving }
 }
 
@@ -835,6 +839,38 @@ async fn what_is_in_flight_is_finished_and_idle_connections_are_closed() {
     assert_eq!(closed.await.unwrap().unwrap(), 0);
     tokio::time::timeout(Duration::from_secs(2), server.serving).await.unwrap().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_connection_for_which_there_is_no_room_is_told_so_and_closed() {
+    let config = Config { nats_url: "nats://127.0.0.1:1".into(), ..Env::default().read().unwrap() };
+    let bus = Bus::connect(&config, "edge").await.unwrap();
+    let (router, app) = crate::router(&settings(), bus, CancellationToken::new()).await.unwrap();
+    let server = listening_to(router, crate::full(&app), 2).await;
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    // Idle connections take the room.
+    let (first, _second) =
+        tokio::join!(TcpStream::connect(server.address), TcpStream::connect(server.address));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    let refused = exchange(server.address, request(ITEM).as_bytes()).await;
+
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    for expected in
+        ["retry-after: 1\r\n", "connection: close\r\n", "x-request-id: ", r#""code":"UNAVAILABLE""#]
+    {
+        assert!(refused.contains(expected), "{expected} in {refused}");
+    }
+    assert!(exchange(server.address, request("/livez").as_bytes()).await.starts_with("HTTP/1.1 200 "));
+    // Who says nothing is not waited for.
+    assert_eq!(exchange(server.address, b"").await, "");
+    drop(first);
+    until(async || {
+        let nowhere = b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        exchange(server.address, nowhere).await.starts_with("HTTP/1.1 404 ")
+    })
+    .await;
+    server.stop.cancel();
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ use crate::tests::{World, get, until};
 
 /// The items of these tests, with what happened to each.
 static SHELF: LazyLock<Mutex<BTreeMap<ItemId, Shelved>>> = LazyLock::new(Mutex::default);
+/// The most streams at once.
+const STREAMS: usize = 1000;
 /// The most changes of one answer.
 const PAGE: usize = 4;
 
@@ -72,7 +74,7 @@ async fn world() -> World {
 }
 
 fn live(world: &World) -> Live {
-    Live::new(world.bus.clone(), world.stop.clone())
+    Live::new(world.bus.clone(), world.stop.clone(), STREAMS)
 }
 
 fn placed(item: ItemId, version: i64) -> String {
