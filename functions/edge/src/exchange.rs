@@ -38,7 +38,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// A line of the table: paths, and what a request to one of them becomes.
-pub(crate) struct Line {
+pub struct Line {
     method: MethodFilter,
     paths: Vec<&'static str>,
     how: How,
@@ -80,7 +80,7 @@ struct How {
 }
 
 /// Sends the command `C`: the path and the JSON body.
-pub(crate) fn send<C: Command>(paths: impl Into<Vec<&'static str>>) -> Line {
+pub fn send<C: Command>(paths: impl Into<Vec<&'static str>>) -> Line {
     let line = Line::new(MethodFilter::POST, paths.into(), Some(C::FUNCTION), |app, how, request| {
         Box::pin(async move { send_command::<C>(&app, how, request).await })
     });
@@ -131,13 +131,15 @@ impl Line {
     }
 
     /// Success is 201.
-    pub(crate) fn created(mut self) -> Self {
+    #[must_use]
+    pub fn created(mut self) -> Self {
         self.how.success = StatusCode::CREATED;
         self
     }
 
     /// Only for those who are logged in.
-    pub(crate) fn bearer(mut self) -> Self {
+    #[must_use]
+    pub fn bearer(mut self) -> Self {
         self.how.bearer = true;
         self
     }

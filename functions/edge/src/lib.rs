@@ -40,9 +40,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::{
-    auth::Auth, command_token::CommandKey, exchange::Line, health::Readiness, limits::Room, live::Live,
-};
+use crate::{auth::Auth, command_token::CommandKey, health::Readiness, limits::Room, live::Live};
+
+pub use crate::exchange::{Line, send};
 
 /// How many requests over NATS are answered at once, for each function.
 const SERVED: usize = 64;
@@ -104,12 +104,24 @@ async fn bind(port: u16) -> anyhow::Result<TcpListener> {
 
 /// Serves HTTP until told to stop; returns when what was in flight is finished, or after 25 seconds.
 pub async fn serve(env: Env, bus: Bus, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    serve_with(env, bus, listener, Vec::new(), stop).await
+}
+
+/// The same with lines beside those of the table, for a measurement that has its own.
+pub async fn serve_with(
+    env: Env,
+    bus: Bus,
+    listener: TcpListener,
+    more: Vec<Line>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let settings: Settings = env.read()?;
     let connections = descriptors::connections();
     if connections < descriptors::MOST {
         tracing::info!(connections, "more would fit with a higher hard limit of open files (ulimit -Hn)");
     }
-    let (router, app) = router(&settings, bus.clone(), stop.clone()).await?;
+    let lines = routes::table().into_iter().chain(more).collect();
+    let (router, app) = router(lines, &settings, bus.clone(), stop.clone()).await?;
     let full = full(&app);
     let service = service(&app).start(&bus).await?;
     let keys = tokio::spawn(async move { app.auth.keep_keys().await });
@@ -139,13 +151,13 @@ struct App {
     live: Live,
 }
 
-/// The routes with everything around them.
+/// The lines with everything around them.
 async fn router(
+    lines: Vec<Line>,
     settings: &Settings,
     bus: Bus,
     stop: CancellationToken,
 ) -> anyhow::Result<(Router, Arc<App>)> {
-    let lines = routes::table();
     let app = Arc::new(App {
         sender: Sender::start(bus.clone()).await?,
         auth: Auth::new(bus.clone(), &settings.jwt_issuer),

@@ -87,7 +87,13 @@ async fn post(router: &Router, uri: &str, body: &str) -> Answered {
 async fn router_over(url: &str, settings: Settings) -> (Router, Bus) {
     let config = Config { nats_url: url.into(), ..Env::default().read().unwrap() };
     let bus = Bus::connect(&config, "edge").await.unwrap();
-    (crate::router(&settings, bus.clone(), CancellationToken::new()).await.unwrap().0, bus)
+    (
+        crate::router(crate::routes::table(), &settings, bus.clone(), CancellationToken::new())
+            .await
+            .unwrap()
+            .0,
+        bus,
+    )
 }
 
 fn settings() -> Settings {
@@ -745,7 +751,8 @@ async fn a_page_of_a_named_site_may_read_and_no_other() {
 #[tokio::test]
 async fn a_panic_says_nothing_about_itself() {
     let (router, bus) = router_over("nats://127.0.0.1:1", settings()).await;
-    let (_, app) = crate::router(&settings(), bus, CancellationToken::new()).await.unwrap();
+    let (_, app) =
+        crate::router(crate::routes::table(), &settings(), bus, CancellationToken::new()).await.unwrap();
     drop(router);
     let broken = Router::new().route("/", axum::routing::get(async || -> () { panic!("canary") }));
     let router = crate::surround(broken, &app, &[]).unwrap();
@@ -761,7 +768,8 @@ async fn a_panic_says_nothing_about_itself() {
 async fn when_there_is_no_room_it_is_said_at_once_and_probes_still_answer() {
     let config = Config { nats_url: "nats://127.0.0.1:1".into(), ..Env::default().read().unwrap() };
     let bus = Bus::connect(&config, "edge").await.unwrap();
-    let (router, app) = crate::router(&settings(), bus, CancellationToken::new()).await.unwrap();
+    let (router, app) =
+        crate::router(crate::routes::table(), &settings(), bus, CancellationToken::new()).await.unwrap();
     let _all = app.room.take_all();
 
     let answer = get(&router, ITEM, &[]).await;

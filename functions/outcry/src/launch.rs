@@ -13,7 +13,9 @@ use local::Durability;
 use platform::{
     Bus, Config, Env, Function, Host,
     config::{DATA, RUNNING, write_private},
-    database, relay,
+    database,
+    provision::Definitions,
+    relay,
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +31,23 @@ use crate::{
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Below the data folder: how the `nats` CLI reaches this platform, `nats --context .outcry/nats-context.json`.
 pub const NATS_CONTEXT: &str = "nats-context.json";
+/// What a platform consists of. The default is everything that there is; a measurement changes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Menu {
+    /// Every function.
+    pub functions: fn() -> Vec<Function>,
+    /// The streams and consumers.
+    pub definitions: fn() -> anyhow::Result<Definitions>,
+    /// Lines of the edge beside those that it always has.
+    pub lines: fn() -> Vec<edge::Line>,
+}
+
+impl Default for Menu {
+    fn default() -> Self {
+        Self { functions: crate::functions, definitions: crate::definitions, lines: Vec::new }
+    }
+}
+
 /// What kind of platform to start.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -45,6 +64,8 @@ pub struct Options {
     pub without: Vec<String>,
     /// Every part in a process of its own; in this process when missing.
     pub split: Option<Split>,
+    /// What it consists of when it is not split: programs of their own have the default menu.
+    pub menu: Menu,
 }
 
 /// How a platform is split into processes.
@@ -160,7 +181,7 @@ pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Res
     ));
 
     let bus = Bus::connect(&config, "outcry").await?;
-    let definitions = crate::definitions()?;
+    let definitions = (options.menu.definitions)()?;
     let applied = definitions.apply(&bus).await?;
     say(&format!("streams and consumers applied: {} and {}", applied.streams, applied.consumers));
 
@@ -177,7 +198,7 @@ pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Res
             platform.spawn_functions(&config, &options)?;
             // The edge last: what it asks of the functions at its start must find them.
             platform.ready(&options, say).await?;
-            platform.spawn_edge(listener);
+            platform.spawn_edge(listener, options.menu.lines);
         }
         (Some(split), Some(_)) => {
             let is_here = |name: &String| name != "edge" && !options.without.contains(name);
@@ -283,7 +304,7 @@ impl Platform {
             pools.insert(database.domain, database::pool(config, connection, "outcry"));
         }
         let chosen = |function: &Function| !options.without.iter().any(|name| name == function.spec().name);
-        for function in crate::functions().into_iter().filter(chosen) {
+        for function in (options.menu.functions)().into_iter().filter(chosen) {
             let function = function.tuned(config);
             let (name, domain) = (function.spec().name, function.spec().domain);
             let pool = pools.get(domain).with_context(|| format!("{name} has no database"))?.clone();
@@ -304,18 +325,18 @@ impl Platform {
         Ok(())
     }
 
-    fn spawn_edge(&self, listener: Arc<TcpListener>) {
+    fn spawn_edge(&self, listener: Arc<TcpListener>, lines: fn() -> Vec<edge::Line>) {
         let (env, bus) = (self.env.clone(), self.bus.clone());
         self.parts.spawn("edge", move |stop| {
             let (env, bus, listener) = (env.clone(), bus.clone(), Arc::clone(&listener));
             async move {
                 let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
-                edge::serve(env, bus, listener, stop).await
+                edge::serve_with(env, bus, listener, lines(), stop).await
             }
         });
     }
 
-    fn spawn_maintain(&self, config: &Config, definitions: platform::provision::Definitions) {
+    fn spawn_maintain(&self, config: &Config, definitions: Definitions) {
         let (env, config, bus) = (self.env.clone(), config.clone(), self.bus.clone());
         let definitions = Arc::new(definitions);
         self.parts.spawn("maintain", move |stop| {
@@ -330,7 +351,7 @@ impl Platform {
     /// Waits until every function answers.
     async fn ready(&self, options: &Options, say: fn(&str)) -> anyhow::Result<()> {
         let mut ready = Vec::new();
-        for function in crate::functions() {
+        for function in (options.menu.functions)() {
             let name = function.spec().name;
             if !options.without.iter().any(|other| other == name) {
                 self.wait_for(name).await?;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use outcry::{
     demo::{self, Size},
-    launch::{self, Options, Programs, Split},
+    launch::{self, Menu, Options, Programs, Split},
     seed,
 };
 use platform::{Config, Env, Wakes, database};
@@ -197,7 +197,8 @@ async fn up(fresh: bool, what: What) -> anyhow::Result<()> {
         What::Services => (None, None),
     };
     let is_whole = listen.is_some();
-    let options = Options { data, listen, fresh, throwaway: false, without: Vec::new(), split };
+    let options =
+        Options { data, listen, fresh, throwaway: false, without: Vec::new(), split, menu: Menu::default() };
     let platform = tokio::select! {
         platform = launch::start(env, options, step) => platform?,
         () = signal.cancelled() => return Ok(()),
@@ -245,6 +246,7 @@ async fn hold_demo(url: Option<String>, size: Size) -> anyhow::Result<()> {
         throwaway: true,
         without: Vec::new(),
         split: None,
+        menu: Menu::default(),
     };
     let platform = launch::start(env, options, step).await?;
     let held = demo::run(&platform.url, size, &show()).await;

@@ -15,7 +15,7 @@ use std::{
 
 use outcry::{
     demo::{self, Size},
-    launch::{self, Options, Platform, Split},
+    launch::{self, Menu, Options, Platform, Split},
     seed,
 };
 use platform::{Env, Timestamp};
@@ -68,6 +68,7 @@ impl Setting {
             throwaway: self.throwaway,
             without: self.without,
             split: self.split,
+            menu: Menu::default(),
         };
         let mut env = Env::default();
         env.set("RUST_LOG", rust_log);
