@@ -28,6 +28,11 @@ split *arguments:
     cargo build --release --workspace --bins
     cargo run --release -- up --split "$@"
 
+# how many bids are decided, and an audit of every accepted one (--items, --connections, --rate, --url, --json, ...)
+[group('run')]
+bench *arguments='--items=1000,1':
+    cargo run --release -- bench "$@"
+
 # nats-server and Postgres alone, with tables and streams made
 [group('run')]
 infra:

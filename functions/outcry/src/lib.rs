@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod architecture;
+pub mod bench;
 pub mod control;
 pub mod demo;
 pub mod launch;

@@ -13,7 +13,7 @@ use outcry::{
 };
 use platform::{Config, Env, Wakes, database};
 
-use crate::command_line::{call, dlq, emit, join, run, say};
+use crate::command_line::{bench, call, dlq, emit, join, run, say};
 
 /// An auction marketplace built as small functions on NATS JetStream.
 #[derive(Parser)]
@@ -54,6 +54,8 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// Measure how many bids are decided, and audit every one that was accepted.
+    Bench(bench::Bench),
     /// List every function: what wakes it and what it says.
     Functions,
     /// Run one function, a relay (`auctions-relay`), `edge` or `maintain` in this process. It joins the platform that runs
@@ -137,6 +139,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Demo { url, bidders, items, seconds }) => {
             hold_demo(url, Size { bidders, items, seconds }).await
         }
+        Some(Command::Bench(bench)) => bench::run(bench).await,
         Some(Command::Seed { url }) => plant(url).await,
         Some(Command::Functions) => {
             list_functions();

@@ -110,9 +110,8 @@ async fn enter(api: &Api, person: &Person) -> anyhow::Result<Session> {
     if status != StatusCode::CONFLICT {
         return expect(StatusCode::CREATED, "/identity/register", (status, answer));
     }
-    let body = json!({ "email": email, "password": PASSWORD });
-    let answer = api.call(Method::POST, "/identity/login", None, None, Some(body)).await?;
-    expect(StatusCode::OK, "/identity/login", answer)
+    api.login(&email, PASSWORD)
+        .await
         .with_context(|| format!("{username} is taken, and not by a person of this market"))
 }
 

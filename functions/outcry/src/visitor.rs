@@ -1,4 +1,4 @@
-//! A visitor of a platform: its public API over HTTP, as the demonstration and the seed use it.
+//! A visitor of a platform: its public API over HTTP, as the demonstration, the seed and the bench use it.
 
 use anyhow::{Context, ensure};
 use contracts::{
@@ -57,6 +57,12 @@ impl Api {
     pub(crate) async fn register(&self, person: Value) -> anyhow::Result<Session> {
         let path = "/identity/register";
         expect(StatusCode::CREATED, path, self.call(Method::POST, path, None, None, Some(person)).await?)
+    }
+
+    /// A new session of an account that is there.
+    pub(crate) async fn login(&self, email: &str, password: &str) -> anyhow::Result<Session> {
+        let (path, person) = ("/identity/login", json!({ "email": email, "password": password }));
+        expect(StatusCode::OK, path, self.call(Method::POST, path, None, None, Some(person)).await?)
     }
 
     pub(crate) async fn offer(&self, seller: &Session, item: Value) -> anyhow::Result<Item> {

@@ -1,5 +1,6 @@
 //! What the command line does with a platform that runs.
 
+pub(crate) mod bench;
 pub(crate) mod call;
 pub(crate) mod dlq;
 pub(crate) mod emit;

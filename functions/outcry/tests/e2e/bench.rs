@@ -1,0 +1,123 @@
+//! Measurements, and what they find out about every bid.
+
+use std::time::Duration;
+
+use outcry::bench::{self, Plan, Scenario, Show};
+use platform::Env;
+use serde_json::json;
+
+use crate::{Alone, SHARED, Visitor, start, story};
+
+fn plan(scenarios: &[Scenario], url: Option<&str>) -> Plan {
+    Plan {
+        url: url.map(str::to_owned),
+        scenarios: scenarios.to_vec(),
+        items: vec![10],
+        bidders: 3,
+        connections: 4,
+        rate: None,
+        rounds: 1,
+        seconds: 1,
+        warm_up: 0,
+    }
+}
+
+const UNSEEN: Show = Show { step: |_| {}, beat: |_| {} };
+
+#[test]
+fn a_bench_of_a_platform_that_runs_finds_every_accepted_bid_again() {
+    story(async {
+        let plan = plan(&[Scenario::Bids], Some(&SHARED));
+
+        let report = bench::run(&Env::default(), &plan, UNSEEN).await.unwrap();
+
+        assert!(report.passed(), "{}", report.table());
+        let row = &report.scenarios[0];
+        let audit = row.audit.as_ref().unwrap();
+        assert!(row.accepted > 10 && audit.bids as u64 >= row.accepted, "{}", report.table());
+        assert!(row.p50_ms > 0.0 && row.p50_ms <= row.p99_ms && row.p99_ms <= row.max_ms);
+        assert!(row.errors.is_empty() && row.pending == 0, "{}", report.table());
+    });
+}
+
+#[test]
+fn a_bench_with_a_rate_sends_that_many_and_no_more() {
+    story(async {
+        let plan = Plan { rate: Some(40.0), seconds: 2, ..plan(&[Scenario::Bids], Some(&SHARED)) };
+
+        let report = bench::run(&Env::default(), &plan, UNSEEN).await.unwrap();
+
+        assert!(report.passed(), "{}", report.table());
+        let row = &report.scenarios[0];
+        let refused: u64 = row.refused.values().sum();
+        // The last ones may be answered after the end, and on a busy machine some are not sent.
+        let sent = row.accepted + refused + row.unsent;
+        assert!((60..=80).contains(&sent), "{}", report.table());
+    });
+}
+
+#[test]
+fn a_bench_compares_bids_with_bids_one_at_a_time_and_with_echoes() {
+    story(async {
+        let all = [Scenario::Bids, Scenario::OneAtATime, Scenario::Echo];
+
+        let report = bench::run(&Env::default(), &plan(&all, None), UNSEEN).await.unwrap();
+
+        assert!(report.passed(), "{}", report.table());
+        let scenarios: Vec<Scenario> = report.scenarios.iter().map(|row| row.scenario).collect();
+        assert_eq!(scenarios, all);
+        assert!(report.scenarios.iter().all(|row| row.accepted > 0), "{}", report.table());
+        let [bids, one_at_a_time, echo] = &report.scenarios[..] else { panic!("{}", report.table()) };
+        assert!(bids.times_baseline.is_some() && bids.of_echo.is_some());
+        assert_eq!((one_at_a_time.times_baseline, echo.of_echo), (None, None));
+        assert!(echo.audit.is_none() && one_at_a_time.audit.is_some());
+    });
+}
+
+#[test]
+fn a_bench_finds_out_what_became_of_bids_that_were_answered_too_late() {
+    story(async {
+        let (platform, _data) = start(vec!["place-bid".into()]).await;
+        let (env, plan) = (Env::default(), plan(&[Scenario::Bids], Some(&platform.url)));
+        let coming = async {
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            Alone::run("place-bid", &platform.env)
+        };
+
+        let (report, place_bid) = tokio::join!(bench::run(&env, &plan, UNSEEN), coming);
+
+        let report = report.unwrap();
+        assert!(report.passed(), "{}", report.table());
+        let row = &report.scenarios[0];
+        assert_eq!((row.accepted, row.pending), (0, 4), "one of each connection: {}", report.table());
+        let audit = row.audit.as_ref().unwrap();
+        assert_eq!(audit.found_accepted + audit.found_refused, 4);
+        assert_eq!(audit.bids as u64, audit.found_accepted);
+        drop(place_bid);
+        platform.stop().await;
+    });
+}
+
+#[test]
+fn a_bench_says_so_when_a_bid_is_listed_that_it_knows_nothing_of() {
+    story(async {
+        let (platform, _data) = start(Vec::new()).await;
+        let eve = Visitor::new(&platform.url, "eve").await;
+        let plan = Plan { items: vec![1], ..plan(&[Scenario::Bids], Some(&platform.url)) };
+        let env = Env::default();
+        let meddling = async {
+            let items = eve.get_until("/api/v1/items", |items| items["page_info"]["total"] == 1).await;
+            eve.bid(&items["data"][0], json!(1_000_000)).await
+        };
+
+        let (report, meddled) = tokio::join!(bench::run(&env, &plan, UNSEEN), meddling);
+
+        let report = report.unwrap();
+        assert_eq!(meddled.status, 201, "{}", meddled.body);
+        assert!(!report.passed(), "{}", report.table());
+        let expected = format!("bid {} is listed", meddled.body["id"].as_str().unwrap());
+        let faults = &report.scenarios[0].audit.as_ref().unwrap().faults;
+        assert!(faults.len() == 1 && faults[0].starts_with(&expected), "{faults:?}");
+        platform.stop().await;
+    });
+}
