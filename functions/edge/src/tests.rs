@@ -671,7 +671,10 @@ async fn a_body_is_too_large_with_and_without_saying_so() {
 #[tokio::test]
 async fn a_body_is_as_large_over_nats_as_over_http() {
     let world = World::start(vec![Function::query(get_jwks)]).await;
-    let (_, app) = crate::router(&settings(), world.bus.clone(), CancellationToken::new()).await.unwrap();
+    let (_, app) =
+        crate::router(crate::routes::table(), &settings(), world.bus.clone(), CancellationToken::new())
+            .await
+            .unwrap();
     let running = crate::service(&app).start(&world.bus).await.unwrap();
     let ask = async |subject: &str, size: usize| {
         let body = json!({ "email": "a".repeat(size - 12) });
@@ -853,7 +856,8 @@ async fn what_is_in_flight_is_finished_and_idle_connections_are_closed() {
 async fn a_connection_for_which_there_is_no_room_is_told_so_and_closed() {
     let config = Config { nats_url: "nats://127.0.0.1:1".into(), ..Env::default().read().unwrap() };
     let bus = Bus::connect(&config, "edge").await.unwrap();
-    let (router, app) = crate::router(&settings(), bus, CancellationToken::new()).await.unwrap();
+    let (router, app) =
+        crate::router(crate::routes::table(), &settings(), bus, CancellationToken::new()).await.unwrap();
     let server = listening_to(router, crate::full(&app), 2).await;
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
     // Idle connections take the room.

@@ -236,9 +236,7 @@ async fn start(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) -> a
             // Bids that are measured are on disk when they are answered.
             throwaway: false,
             without: Vec::new(),
-            // `--split` comes in here: with it the first platform has the default menu and no echo, and the baseline is
-            // a `place-bid` with BATCH_MAX=1 and CONCURRENCY=8 in its environment. A platform that was split by
-            // `up --split` is measured with `--url`.
+            // A platform in many processes is measured with `--url`, after `up --split`.
             split: None,
             menu,
         };
