@@ -1,6 +1,6 @@
 //! The connection to NATS, and what may be asked over it.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use async_nats::{
@@ -18,6 +18,7 @@ use crate::{
     Caller, Result, Timestamp, Trace,
     config::Config,
     error::Outage,
+    metrics::Metrics,
     outcome::OutcomeOf,
     wire::{self, Answer, COMMANDS, Command, Envelope, Query, header},
 };
@@ -36,6 +37,7 @@ pub struct Bus {
     pub(crate) js: jetstream::Context,
     /// Tells this process from others of the same name.
     pub(crate) instance: String,
+    pub(crate) metrics: Arc<Metrics>,
     connections: watch::Receiver<u64>,
 }
 
@@ -82,7 +84,12 @@ impl Bus {
             .with_context(|| format!("connect to NATS at {}", config.nats_url))?;
         let js = ContextBuilder::new().timeout(API_TIMEOUT).build(client.clone());
         let instance = config.outcry_instance.clone().unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-        Ok(Self { client, js, instance, connections })
+        Ok(Self { client, js, metrics: Metrics::new(&instance), instance, connections })
+    }
+
+    /// What this process counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Counts how often the connection was made; changes when it is made again.
@@ -295,7 +302,7 @@ impl Bus {
     }
 
     /// Calls the JetStream API, where every error means that the bus is not as it should be.
-    async fn call<T: DeserializeOwned>(&self, call: String, request: Value) -> Result<T> {
+    pub(crate) async fn call<T: DeserializeOwned>(&self, call: String, request: Value) -> Result<T> {
         let answer = self.api(&call, request).await?;
         answer.map_err(|error| Outage(format!("{call}: {}", error.description)).into())
     }

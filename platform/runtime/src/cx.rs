@@ -18,6 +18,8 @@ use crate::{
     bus::{Backlog, Bus},
     error::Refused,
     function::Spec,
+    metrics::{Counter, Delay, Waits},
+    tally::Tally,
     wire::{Command, Envelope, Event, Outgoing, Query},
 };
 
@@ -37,6 +39,8 @@ pub struct Cx {
     pub(crate) reading: Reading,
     pub(crate) savepoint: Savepoint,
     pub(crate) emitted: Emitted,
+    pub(crate) tally: Tally,
+    pub(crate) waits: Waits,
 }
 
 /// Whether the invocation only reads.
@@ -76,11 +80,11 @@ impl Cx {
         if let Reading::Yes(connection) = &mut self.reading {
             return Ok(match connection {
                 Some(connection) => connection,
-                None => connection.insert(self.pool.acquire().await?),
+                None => connection.insert(self.waits.note(&self.pool, self.pool.acquire()).await?),
             });
         }
         if self.tx.is_none() {
-            self.tx = Some(self.pool.begin().await?);
+            self.tx = Some(self.waits.note(&self.pool, self.pool.begin()).await?);
         }
         let Some(tx) = self.tx.as_mut() else {
             return Err(Error::Broken(anyhow::anyhow!("no transaction")));
@@ -95,12 +99,34 @@ impl Cx {
     /// A connection outside the transaction, given back when dropped: for a look before work that
     /// takes long. In front of [`Cx::tx`], or a small pool may wait for itself.
     pub async fn connection(&self) -> Result<PoolConnection<Postgres>> {
-        Ok(self.pool.acquire().await?)
+        Ok(self.waits.note(&self.pool, self.pool.acquire()).await?)
     }
 
     /// Says that something happened. Written with the transaction, published after its commit.
     pub fn emit<E: Event>(&self, event: &E) -> Result<()> {
         self.emitted.push(0, &self.spec, &self.trace, event)
+    }
+
+    /// Counts `more` of something when the transaction commits: what broke and is tried again was not counted. A
+    /// refusal is a decision, so it counts. `value` is the counter's label.
+    pub fn count(&mut self, counter: &Counter, value: &'static str, more: u64) -> Result<()> {
+        self.declared(counter.name, self.spec.counts.iter().any(|known| known.name == counter.name))?;
+        self.tally.count(counter, value, more);
+        Ok(())
+    }
+
+    /// Measures how long after `since` the transaction commits.
+    pub fn time(&mut self, delay: &Delay, since: Timestamp) -> Result<()> {
+        self.declared(delay.name, self.spec.times.iter().any(|known| known.name == delay.name))?;
+        self.tally.time(delay, since);
+        Ok(())
+    }
+
+    fn declared(&self, name: &str, is_declared: bool) -> Result<()> {
+        if is_declared {
+            return Ok(());
+        }
+        Err(anyhow::anyhow!("{} counts {name} but does not declare it", self.spec.name).into())
     }
 
     /// Asks another domain.

@@ -8,6 +8,7 @@ use crate::{
     cx::{Received, Resources},
     error::Refused,
     invoke::{BatchCommand, Commands, DueWork, Events, Queries, Recall, SingleCommand, Work},
+    metrics::{Counter, Delay},
     outcome::Outcomes,
     sender::Addressed,
     wire::{self, Command, Message, Query},
@@ -78,6 +79,10 @@ pub struct Spec {
     pub wakes: Wakes,
     /// The events it may emit.
     pub emits: Vec<&'static str>,
+    /// What it counts itself, beside what is counted of all.
+    pub counts: Vec<&'static Counter>,
+    /// The delays that it measures.
+    pub times: Vec<&'static Delay>,
     /// How many transactions of one replica run at once.
     pub lanes: usize,
     /// The most messages in one transaction.
@@ -226,7 +231,8 @@ impl Function {
         lanes: usize,
         batch: usize,
     ) -> Self {
-        let spec = Spec { domain, name, wakes, emits: Vec::new(), lanes, batch };
+        let (emits, counts, times) = (Vec::new(), Vec::new(), Vec::new());
+        let spec = Spec { domain, name, wakes, emits, counts, times, lanes, batch };
         Self { spec: Arc::new(spec), work, resources: Vec::new() }
     }
 
@@ -234,6 +240,18 @@ impl Function {
     #[must_use]
     pub fn emits<E: Event>(self) -> Self {
         self.with(|spec| spec.emits.push(E::NAME))
+    }
+
+    /// Declares something that the function counts; counting something else breaks the invocation.
+    #[must_use]
+    pub fn counts(self, counter: &'static Counter) -> Self {
+        self.with(|spec| spec.counts.push(counter))
+    }
+
+    /// Declares a delay that the function measures; measuring something else breaks the invocation.
+    #[must_use]
+    pub fn times(self, delay: &'static Delay) -> Self {
+        self.with(|spec| spec.times.push(delay))
     }
 
     /// Of due work: look at the clock again when this event passes.

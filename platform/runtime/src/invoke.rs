@@ -27,10 +27,13 @@ use crate::{
     dead_letter,
     error::{self, Outage, Refused},
     function::{Function, Handler, Hears, Spec, Wakes},
-    inbox, outbox,
+    inbox,
+    metrics::{Metrics, Waits},
+    outbox,
     outcome::{self, Claim},
     sender::Addressed,
-    service::Counts,
+    service::{Counts, Outcome},
+    tally::{Tallies, Tally},
     wire::{self, Answer, Command, Envelope, Query, header},
 };
 
@@ -127,6 +130,9 @@ pub enum Verdict {
     Dead(String),
 }
 
+/// A verdict, and how it is counted.
+type Decided = (Verdict, Outcome);
+
 /// The answer that a command was given before.
 #[derive(Debug, Clone)]
 pub struct Recalled {
@@ -180,6 +186,8 @@ pub struct Host {
     pub(crate) bus: Option<Bus>,
     pub(crate) breaker: Breaker,
     pub(crate) counts: Arc<Counts>,
+    pub(crate) tallies: Tallies,
+    waits: Waits,
     resources: Arc<Resources>,
 }
 
@@ -190,8 +198,18 @@ impl Host {
         for make in &function.resources {
             make(env, &mut resources)?;
         }
-        let (breaker, counts) = (Breaker::default(), Arc::default());
-        Ok(Self { function, pool, bus, breaker, counts, resources: Arc::new(resources) })
+        // Without a bus nobody can ask what is counted.
+        let metrics = bus.as_ref().map_or_else(|| Metrics::new(""), |bus| Arc::clone(&bus.metrics));
+        Ok(Self {
+            breaker: Breaker::default(),
+            counts: metrics.counts(function.spec.name),
+            tallies: Tallies::of(&function.spec, &metrics),
+            waits: metrics.watch_pool(function.spec.domain, &pool),
+            function,
+            pool,
+            bus,
+            resources: Arc::new(resources),
+        })
     }
 
     /// What is known of the function without running it.
@@ -220,33 +238,32 @@ impl Host {
             reading: Reading::No,
             savepoint: Savepoint::None,
             emitted: Emitted::default(),
+            tally: Tally::default(),
+            waits: self.waits.clone(),
         }
     }
 
     /// Runs messages, together where that works, and says what is to become of each, in order.
     pub async fn execute(&self, members: &[Delivery]) -> Vec<Verdict> {
-        let started = Instant::now();
-        let verdicts = self.decide(members).await;
-        self.counts.handled(members.len(), started.elapsed());
-        for verdict in &verdicts {
-            match verdict {
-                Verdict::Answered(answer) => self.counts.answered(answer),
-                Verdict::Dead(reason) => self.counts.failed(reason),
-                Verdict::Done | Verdict::Again(_) => {}
-            }
-        }
-        verdicts
+        let (started, in_flight) = (Instant::now(), self.counts.begin(members.len()));
+        let decided = self.decide(members).await;
+        drop(in_flight);
+        self.counts.handled(decided.iter().map(|(_, outcome)| *outcome), started.elapsed());
+        decided.into_iter().map(|(verdict, _)| verdict).collect()
     }
 
-    async fn decide(&self, members: &[Delivery]) -> Vec<Verdict> {
+    async fn decide(&self, members: &[Delivery]) -> Vec<Decided> {
         let Work::Batch(work) = &self.function.work else {
-            return members.iter().map(|_| Verdict::Dead("not a function of messages".into())).collect();
+            let dead = || self.counted(Verdict::Dead("not a function of messages".into()));
+            return members.iter().map(|_| dead()).collect();
         };
         let suspicious = members.iter().any(|member| member.delivered >= SUSPICIOUS);
         if members.len() > 1 && !suspicious {
             match self.guarded(work.as_ref(), members, false).await {
-                Ok(verdicts) => return verdicts,
-                Err(Error::Later(delay)) => return vec![Verdict::Again(delay); members.len()],
+                Ok(verdicts) => return verdicts.into_iter().map(|verdict| self.counted(verdict)).collect(),
+                Err(Error::Later(delay)) => {
+                    return vec![(Verdict::Again(delay), Outcome::Later); members.len()];
+                }
                 Err(Error::Broken(error)) if error::is_outage(&error) => {
                     return vec![self.outage(&error); members.len()];
                 }
@@ -263,7 +280,7 @@ impl Host {
         verdicts
     }
 
-    async fn alone(&self, work: &dyn Batch, member: &Delivery) -> Verdict {
+    async fn alone(&self, work: &dyn Batch, member: &Delivery) -> Decided {
         let (function, message) = (self.spec().name, member.place());
         // A message that came back often may have killed the process each time, so the attempt is
         // written down before it is made. One that came for the first time costs nothing.
@@ -288,15 +305,17 @@ impl Host {
                 if counted {
                     let _ = attempts::forget(&self.pool, function, &message).await;
                 }
-                verdicts.pop().unwrap_or(Verdict::Done)
+                self.counted(verdicts.pop().unwrap_or(Verdict::Done))
             }
             Err(Error::Later(delay)) => {
                 if counted {
                     let _ = attempts::take_back(&self.pool, function, &message).await;
                 }
-                Verdict::Again(delay)
+                (Verdict::Again(delay), Outcome::Later)
             }
-            Err(Error::Refused(refused)) => Verdict::Dead(format!("{}: {}", refused.code, refused.message)),
+            Err(Error::Refused(refused)) => {
+                self.counted(Verdict::Dead(format!("{}: {}", refused.code, refused.message)))
+            }
             Err(Error::Broken(error)) if error::is_outage(&error) => {
                 if counted {
                     let _ = attempts::take_back(&self.pool, function, &message).await;
@@ -308,13 +327,13 @@ impl Host {
                 if counted {
                     let _ = attempts::take_back(&self.pool, function, &message).await;
                 }
-                Verdict::Again(attempts::delay(1))
+                (Verdict::Again(attempts::delay(1)), Outcome::Later)
             }
             // The caller of a command with a secret is told at once and tries again: nothing is kept.
             Err(Error::Broken(error)) if self.spec().wakes == (Wakes::Command { secret: true }) => {
                 let error = format!("{error:#}");
                 tracing::error!(function, error, "invocation broke");
-                Verdict::Dead(error)
+                self.counted(Verdict::Dead(error))
             }
             Err(Error::Broken(error)) => {
                 let error = format!("{error:#}");
@@ -326,19 +345,36 @@ impl Host {
                 }
                 let _ = attempts::failed(&self.pool, function, &message, &error).await;
                 tracing::error!(function, message, attempt = count, error, "invocation broke");
+                self.counts.note_failure(&error);
                 if count >= attempts::MOST {
-                    // Counted where all that is given up is counted.
                     return self.give_up(member, error).await;
                 }
-                self.counts.failed(&error);
-                Verdict::Again(attempts::delay(count))
+                (Verdict::Again(attempts::delay(count)), Outcome::Broken)
             }
         }
     }
 
-    async fn give_up(&self, member: &Delivery, error: String) -> Verdict {
+    async fn give_up(&self, member: &Delivery, error: String) -> Decided {
         let _ = attempts::forget(&self.pool, self.spec().name, &member.place()).await;
-        Verdict::Dead(if error.is_empty() { "the process died each time".into() } else { error })
+        self.counted(Verdict::Dead(if error.is_empty() {
+            "the process died each time".into()
+        } else {
+            error
+        }))
+    }
+
+    /// A verdict that says by itself what became of the message.
+    fn counted(&self, verdict: Verdict) -> Decided {
+        let outcome = match &verdict {
+            Verdict::Answered(answer) => Outcome::of(answer),
+            Verdict::Done => Outcome::Ok,
+            Verdict::Again(_) => Outcome::Later,
+            Verdict::Dead(reason) => {
+                self.counts.note_failure(reason);
+                Outcome::Broken
+            }
+        };
+        (verdict, outcome)
     }
 
     /// Notes that a command was given up, for its sender to find.
@@ -375,18 +411,18 @@ impl Host {
         }
     }
 
-    fn away(&self, error: Error) -> Verdict {
+    fn away(&self, error: Error) -> Decided {
         match error {
             Error::Broken(error) => self.outage(&error),
-            _ => Verdict::Again(Duration::from_secs(1)),
+            _ => (Verdict::Again(Duration::from_secs(1)), Outcome::Later),
         }
     }
 
     /// Postgres or the bus is away: stop taking messages until it is back.
-    fn outage(&self, error: &anyhow::Error) -> Verdict {
+    fn outage(&self, error: &anyhow::Error) -> Decided {
         self.breaker.open(self.spec().name, error);
-        self.counts.failed(&format!("{error:#}"));
-        Verdict::Again(Duration::from_secs(1))
+        self.counts.note_failure(&format!("{error:#}"));
+        (Verdict::Again(Duration::from_secs(1)), Outcome::Broken)
     }
 
     /// One attempt, with a time limit and panics caught.
@@ -441,15 +477,15 @@ impl Host {
     pub async fn work(&self) -> Result<usize> {
         match &self.function.work {
             Work::Due(due) => {
-                let started = Instant::now();
+                let (started, _in_flight) = (Instant::now(), self.counts.begin(1));
                 let done = match AssertUnwindSafe(due.work(self)).catch_unwind().await {
                     Ok(done) => done,
                     Err(panic) => Err(Error::Broken(anyhow::anyhow!("panicked: {}", panic_text(&*panic)))),
                 };
                 match &done {
                     Ok(0) | Err(Error::Later(_)) => {}
-                    Ok(done) => self.counts.handled(*done, started.elapsed()),
-                    Err(error) => self.counts.failed(&error.to_string()),
+                    Ok(done) => self.counts.done(*done, started.elapsed()),
+                    Err(error) => self.counts.failed(&error.to_string(), started.elapsed()),
                 }
                 done
             }
@@ -475,6 +511,7 @@ async fn commit(host: &Host, cx: &mut Cx, keep: impl Fn(usize) -> bool) -> Resul
     if let Some(tx) = cx.tx.take() {
         tx.commit().await?;
     }
+    host.tallies.add(std::mem::take(&mut cx.tally));
     if let (false, Some(bus)) = (events.is_empty(), &host.bus) {
         bus.poke(host.spec().domain).await;
     }
@@ -765,6 +802,9 @@ impl<C: Command, H: HandleCommands<C>> Batch for Commands<C, H> {
     }
 }
 
+/// An event, and when it happened.
+type Heard<E> = (Received<E>, Timestamp);
+
 pub(crate) struct Events<E, H> {
     handler: H,
     event: PhantomData<fn(E)>,
@@ -780,7 +820,7 @@ where
     }
 
     /// Reads a message as an event; the reason why not otherwise.
-    fn read(host: &Host, cx: &Cx, index: usize, delivery: &Delivery) -> Result<Received<E>, String> {
+    fn read(host: &Host, cx: &Cx, index: usize, delivery: &Delivery) -> Result<Heard<E>, String> {
         let envelope: Envelope<&RawValue> =
             serde_json::from_slice(&delivery.body).map_err(|error| format!("not an event: {error}"))?;
         // The subject decides, because consumers filter by it: events.<thing>.<fact>.<version>.<key>
@@ -792,7 +832,7 @@ where
         let message = E::read(name, envelope.payload.get())
             .ok_or_else(|| format!("not an event for this consumer: {name}"))?
             .map_err(|error| format!("{name}: {error}"))?;
-        Ok(Received {
+        let event = Received {
             caller: None,
             received_at: delivery.stamp,
             id: envelope.id.unwrap_or_else(|| delivery.id()),
@@ -802,7 +842,8 @@ where
             spec: Arc::clone(host.spec()),
             trace: Trace::from_headers(&delivery.headers),
             emitted: cx.emitted.clone(),
-        })
+        };
+        Ok((event, envelope.timestamp.unwrap_or(delivery.stamp)))
     }
 
     async fn react(&self, host: &Host, members: &[Delivery]) -> Result<Vec<Verdict>> {
@@ -810,24 +851,26 @@ where
         let trace = members.first().map_or_else(Trace::start, |first| Trace::from_headers(&first.headers));
         let mut cx = host.cx(None, Timestamp::now(), trace);
         let mut verdicts = vec![Verdict::Done; members.len()];
-        let mut heard: Vec<Received<E>> = Vec::with_capacity(members.len());
+        let mut heard: Vec<Heard<E>> = Vec::with_capacity(members.len());
         for (index, delivery) in members.iter().enumerate() {
             match Self::read(host, &cx, index, delivery) {
                 Ok(event) => heard.push(event),
                 Err(reason) => verdicts[index] = Verdict::Dead(reason),
             }
         }
-        let ids: Vec<Uuid> = heard.iter().map(|event| event.id).collect();
+        let ids: Vec<Uuid> = heard.iter().map(|(event, _)| event.id).collect();
         if !ids.is_empty() {
             let mut fresh = inbox::claim(cx.tx().await?, host.spec().name, &ids).await?;
             // Removing keeps one of two copies in the same batch.
-            heard.retain(|event| fresh.remove(&event.id));
+            heard.retain(|(event, _)| fresh.remove(&event.id));
         }
         let counted = heard.len();
+        let (heard, happened): (Vec<_>, Vec<_>) = heard.into_iter().unzip();
         if counted > 0 {
             self.handler.call(&mut cx, heard).await?;
         }
         commit(host, &mut cx, |_| true).await?;
+        host.tallies.heard(happened.into_iter(), ids.len() - counted);
         tracing::debug!(
             function = host.spec().name,
             messages = members.len(),

@@ -11,6 +11,7 @@
 //! | what happens to a message, step by step | `invoke` |
 //! | pulls, acknowledgements, shutdown | `runner` |
 //! | subjects, headers, the event envelope | [`wire`] |
+//! | what is counted, and who is asked for it | [`metrics`] |
 
 mod attempts;
 mod breaker;
@@ -19,11 +20,13 @@ pub mod config;
 mod cx;
 pub mod database;
 pub mod dead_letter;
+mod depths;
 pub mod error;
 pub mod function;
 mod inbox;
 mod invoke;
 pub mod maintain;
+pub mod metrics;
 mod outbox;
 mod outcome;
 pub mod provision;
@@ -31,6 +34,7 @@ pub mod relay;
 mod runner;
 mod sender;
 pub mod service;
+mod tally;
 mod telemetry;
 mod time;
 mod trace;

@@ -2,7 +2,7 @@
 //!
 //! Makes streams and consumers that are missing, at start and whenever the connection is made again, so that
 //! memory streams and a wiped store come back; makes and drops outbox partitions and forgets what is
-//! past keeping, with the owners' roles.
+//! past keeping, with the owners' roles. Tells how much waits everywhere.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::{
     bus::Bus,
     config::{Config, Env},
     database::{self, Database},
+    depths::Depths,
     provision::Definitions,
     service::Service,
 };
@@ -33,6 +34,7 @@ pub async fn serve(
     let about = "keeps streams, consumers and databases as they should be";
     let running =
         Service::new("maintain", about, serde_json::json!({ "wakes": "the clock" })).start(bus).await?;
+    let _telling = Depths::new(env, config, bus, definitions.stream_names(), databases)?.tell_on(bus);
     tokio::join!(keep_provisioned(bus, definitions, &stop), keep_databases(env, config, databases, &stop));
     running.stop().await;
     Ok(())

@@ -52,6 +52,12 @@ impl Definitions {
         Ok(definitions)
     }
 
+    /// The names of the streams.
+    pub(crate) fn stream_names(&self) -> Vec<String> {
+        let names = self.streams.iter().filter_map(|stream| stream.get("name")?.as_str());
+        names.map(str::to_owned).collect()
+    }
+
     /// Makes the server agree: what is missing is made, what differs is changed.
     pub async fn apply(&self, bus: &Bus) -> anyhow::Result<Applied> {
         self.provision(bus, true).await

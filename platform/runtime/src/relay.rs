@@ -3,10 +3,7 @@
 //! One relay of a domain is active, by an advisory lock on a connection of its own; others stand by.
 //! Rows stay after the stream's acknowledgement, because an acknowledgement is not yet an fsync.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_nats::{
@@ -17,12 +14,14 @@ use async_nats::{
     },
 };
 use futures_util::StreamExt;
+use prometheus::{Histogram, IntCounter};
 use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     bus::Bus,
+    metrics::{Metrics, SECONDS},
     outbox::{self, Row},
     service::{Counts, Service},
     wire::{self, Outgoing, header},
@@ -39,12 +38,41 @@ const POLL: Duration = Duration::from_millis(250);
 /// How long to wait after a failure, or while another relay is active.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// What a relay counts beside its events.
+struct Told {
+    published: Histogram,
+    losses: IntCounter,
+    replayed: IntCounter,
+}
+
+impl Told {
+    fn of(metrics: &Metrics, domain: &str) -> Self {
+        let counter = |name, help| metrics.counter(name, help, &["domain"]).with_label_values(&[domain]);
+        let help = "How long a round of outbox rows took until the stream had them and that was noted.";
+        Self {
+            published: metrics
+                .histogram("outbox_publish_seconds", help, &["domain"], SECONDS)
+                .with_label_values(&[domain]),
+            losses: counter(
+                "outbox_watermark_loss_total",
+                "How often the stream was found to have lost what it had acknowledged.",
+            ),
+            replayed: counter(
+                "outbox_replayed_total",
+                "Outbox rows that were published again because of that.",
+            ),
+        }
+    }
+}
+
 /// Relays a domain's outbox until told to stop.
 pub async fn serve(domain: &str, pool: PgPool, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
-    let counts = Arc::new(Counts::default());
+    let name = format!("{domain}-relay");
+    let counts = bus.metrics.counts(&name);
+    let told = Told::of(&bus.metrics, domain);
     let metadata = json!({ "domain": domain, "wakes": "the outbox" });
-    let running = Service::new(format!("{domain}-relay"), format!("publishes what {domain} says"), metadata)
-        .counted("outbox", wire::poke_subject(domain), Arc::clone(&counts))
+    let running = Service::new(name, format!("publishes what {domain} says"), metadata)
+        .counted("outbox", wire::poke_subject(domain))
         .start(&bus)
         .await?;
     // The same options as the pool's, but a connection that nobody else uses: it holds the lock.
@@ -52,12 +80,12 @@ pub async fn serve(domain: &str, pool: PgPool, bus: Bus, stop: CancellationToken
     while !stop.is_cancelled() {
         let active = async {
             let mut connection = PgConnection::connect_with(&options).await?;
-            run(domain, &mut connection, &bus, &counts, &stop).await?;
+            run(domain, &mut connection, &bus, (&counts, &told), &stop).await?;
             connection.close().await?;
             Ok::<_, anyhow::Error>(())
         };
         if let Err(error) = active.await {
-            counts.failed(&format!("{error:#}"));
+            counts.failed(&format!("{error:#}"), Duration::ZERO);
             tracing::warn!(domain, error = format!("{error:#}"), "relay interrupted, trying again");
         }
         tokio::select! {
@@ -73,7 +101,7 @@ async fn run(
     domain: &str,
     connection: &mut PgConnection,
     bus: &Bus,
-    counts: &Counts,
+    (counts, told): (&Counts, &Told),
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LOCK)
@@ -86,6 +114,8 @@ async fn run(
     connections.mark_unchanged();
     let lost = find_lost_tail(connection, bus).await?;
     if lost > 0 {
+        told.losses.inc();
+        told.replayed.inc_by(lost);
         tracing::warn!(domain, rows = lost, "the stream lost its tail, publishing it again");
     }
     tracing::debug!(domain, "relay active");
@@ -100,7 +130,8 @@ async fn run(
         if !rows.is_empty() {
             let (started, events) = (Instant::now(), rows.iter().map(|row| row.events.len()).sum());
             publish(connection, bus, rows).await?;
-            counts.handled(events, started.elapsed());
+            counts.done(events, started.elapsed());
+            told.published.observe(started.elapsed().as_secs_f64());
         }
         if full {
             continue;

@@ -104,7 +104,7 @@ async fn pull(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::R
 fn pulled(host: &Arc<Host>, bus: &Bus, stream: &str) -> Service {
     let spec = host.spec();
     let subjects = spec.consumer().map(|(_, subjects)| subjects.join(" ")).unwrap_or_default();
-    let service = service(host).counted(spec.name, subjects, Arc::clone(&host.counts));
+    let service = service(host).counted(spec.name, subjects);
     if stream == wire::CREDENTIALS {
         return service;
     }
@@ -143,6 +143,7 @@ async fn process(host: &Host, bus: &Bus, messages: Vec<Message>) {
             handles.push(message);
         }
     }
+    host.tallies.redelivered(deliveries.iter().filter(|delivery| delivery.delivered > 1).count());
     let verdicts = {
         let mut running = std::pin::pin!(host.execute(&deliveries));
         let mut ticks = tokio::time::interval_at(Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
@@ -345,8 +346,7 @@ async fn due(host: Arc<Host>, bus: &Bus, events: &[&str], stop: &CancellationTok
         pokes.push(bus.client.subscribe(format!("live.{event}.*")).await?);
     }
     let mut pokes = futures_util::stream::select_all(pokes);
-    let counts = Arc::clone(&host.counts);
-    let running = service(&host).counted(host.spec().name, "clock".into(), counts).start(bus).await?;
+    let running = service(&host).counted(host.spec().name, "clock".into()).start(bus).await?;
     while !stop.is_cancelled() {
         let turned = async {
             host.breaker.closed(host.spec().name, &host.pool).await;

@@ -4,71 +4,142 @@
 //! counts only what arrives as a request, and most functions pull their work from a stream.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use async_nats::{Message, Subscriber};
 use futures_util::{StreamExt, future::BoxFuture};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Timestamp, bus::Bus, error::Result, invoke::Delivery, wire::Answer};
+use crate::{Timestamp, bus::Bus, error::Result, invoke::Delivery, metrics, wire::Answer};
 
 /// How long the server may take to end a subscription.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
-/// What a part has done since it started.
-#[derive(Default)]
+/// What became of a message that was handled once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Done.
+    Ok,
+    /// A rule said no: an answer as well.
+    Refused,
+    /// Not ready, or others were in the way: it comes again.
+    Later,
+    /// Our failure, whether it is tried again or given up.
+    Broken,
+}
+
+impl Outcome {
+    const NAMES: [&str; 4] = ["ok", "refused", "later", "broken"];
+
+    pub(crate) fn of(answer: &Answer) -> Self {
+        match answer.status {
+            0..400 => Self::Ok,
+            400..500 => Self::Refused,
+            _ => Self::Broken,
+        }
+    }
+}
+
+/// What a part has done since its process started: the same for `nats service stats` and for
+/// [`metrics`](crate::metrics).
 pub struct Counts {
-    handled: AtomicU64,
-    failed: AtomicU64,
-    refused: AtomicU64,
-    nanos: AtomicU64,
+    /// In the order of [`Outcome::NAMES`].
+    outcomes: [IntCounter; 4],
+    took: Histogram,
+    in_flight: IntGauge,
     last_failure: Mutex<String>,
 }
 
 impl Counts {
-    /// Messages were handled together, and this is how long it took.
-    pub(crate) fn handled(&self, messages: usize, took: Duration) {
-        self.handled.fetch_add(messages as u64, Ordering::Relaxed);
-        self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// An answer was given: a refusal is an answer too, a failure of ours is counted as one.
-    pub(crate) fn answered(&self, answer: &Answer) {
-        match answer.status {
-            0..400 => {}
-            400..500 => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-            }
-            status => self.failed(&format!("answered {status}")),
+    pub(crate) fn new(
+        name: &str,
+        outcomes: &IntCounterVec,
+        took: &HistogramVec,
+        in_flight: &IntGaugeVec,
+    ) -> Self {
+        Self {
+            outcomes: Outcome::NAMES.map(|outcome| outcomes.with_label_values(&[name, outcome])),
+            took: took.with_label_values(&[name]),
+            in_flight: in_flight.with_label_values(&[name]),
+            last_failure: Mutex::default(),
         }
     }
 
-    /// Something broke.
-    pub(crate) fn failed(&self, why: &str) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
+    /// Messages are in work until what is returned is dropped.
+    pub(crate) fn begin(&self, messages: usize) -> InFlight<'_> {
+        let messages = i64::try_from(messages).unwrap_or(i64::MAX);
+        self.in_flight.add(messages);
+        InFlight { counts: self, messages }
+    }
+
+    /// Messages were handled together: what became of each, and how long it took.
+    pub(crate) fn handled(&self, outcomes: impl IntoIterator<Item = Outcome>, took: Duration) {
+        let mut added = [0; 4];
+        for outcome in outcomes {
+            added[outcome as usize] += 1;
+        }
+        for (count, added) in self.outcomes.iter().zip(added) {
+            count.inc_by(added);
+        }
+        match added.iter().sum() {
+            0_u64 => {}
+            1 => self.took.observe(took.as_secs_f64()),
+            messages => {
+                let all = self.took.local();
+                (0..messages).for_each(|_| all.observe(took.as_secs_f64()));
+                all.flush();
+            }
+        }
+    }
+
+    /// Messages were handled together, all well.
+    pub(crate) fn done(&self, messages: usize, took: Duration) {
+        self.handled(std::iter::repeat_n(Outcome::Ok, messages), took);
+    }
+
+    /// Why something broke that is counted as [`Outcome::Broken`].
+    pub(crate) fn note_failure(&self, why: &str) {
         why.clone_into(&mut self.last_failure.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Something broke.
+    pub(crate) fn failed(&self, why: &str, took: Duration) {
+        self.note_failure(why);
+        self.handled([Outcome::Broken], took);
     }
 
     /// As the micro protocol names them. Refusals stand apart: they are no errors of the part.
     fn tell(&self) -> Value {
-        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let (handled, nanos) = (get(&self.handled), get(&self.nanos));
+        let [ok, refused, later, broken] = [0, 1, 2, 3].map(|outcome: usize| self.outcomes[outcome].get());
+        let handled = ok + refused + later + broken;
+        let nanos = Duration::try_from_secs_f64(self.took.get_sample_sum()).unwrap_or_default().as_nanos();
+        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
         json!({
             "num_requests": handled,
-            "num_errors": get(&self.failed),
+            "num_errors": broken,
             "last_error": *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner),
             "processing_time": nanos,
             "average_processing_time": nanos.checked_div(handled).unwrap_or_default(),
-            "data": { "refused": get(&self.refused) },
+            "data": { "refused": refused, "later": later },
         })
+    }
+}
+
+/// Messages in work.
+pub(crate) struct InFlight<'a> {
+    counts: &'a Counts,
+    messages: i64,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.counts.in_flight.sub(self.messages);
     }
 }
 
@@ -79,9 +150,18 @@ pub type Answerer = Arc<dyn Fn(Delivery) -> BoxFuture<'static, Answer> + Send + 
 struct Endpoint {
     name: String,
     subject: String,
-    counts: Arc<Counts>,
     /// Who answers, and how many at once; nobody when the work is pulled from a stream.
     answerer: Option<(Answerer, usize)>,
+}
+
+impl Endpoint {
+    /// The name of its counts: the service's one word, or `<service>/<endpoint>` for what it does besides.
+    fn counted_as(&self, service: &str) -> String {
+        if self.answerer.is_none() || self.name == service {
+            return service.to_owned();
+        }
+        format!("{service}/{}", self.name)
+    }
 }
 
 /// A part that can be found, asked and looked at.
@@ -98,10 +178,10 @@ impl Service {
         Self { name: name.into(), description: description.into(), metadata, endpoints: Vec::new() }
     }
 
-    /// Shows the counts of work that comes another way, for example from a stream.
+    /// Shows the counts of the service itself, whose work comes another way, for example from a stream.
     #[must_use]
-    pub(crate) fn counted(mut self, name: &str, subject: String, counts: Arc<Counts>) -> Self {
-        self.endpoints.push(Endpoint { name: name.into(), subject, counts, answerer: None });
+    pub(crate) fn counted(mut self, name: &str, subject: String) -> Self {
+        self.endpoints.push(Endpoint { name: name.into(), subject, answerer: None });
         self
     }
 
@@ -114,30 +194,36 @@ impl Service {
         lanes: usize,
         answer: impl Fn(Delivery) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
     ) -> Self {
-        let (counts, answerer) = (Arc::default(), Some((Arc::new(answer) as Answerer, lanes)));
-        self.endpoints.push(Endpoint { name: name.into(), subject, counts, answerer });
+        let answerer = Some((Arc::new(answer) as Answerer, lanes));
+        self.endpoints.push(Endpoint { name: name.into(), subject, answerer });
         self
     }
 
     /// Begins to answer. When this returns, whoever asks finds it; while nats-server is away, as soon as it is back.
     pub async fn start(self, bus: &Bus) -> anyhow::Result<Running> {
+        metrics::serve(bus).await.context("serve metrics")?;
         let running = Running { stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        let counted = |endpoint: Endpoint| {
+            let counts = bus.metrics.counts(&endpoint.counted_as(&self.name));
+            (endpoint, counts)
+        };
         let about = Arc::new(About {
+            endpoints: self.endpoints.into_iter().map(counted).collect(),
             name: self.name,
             description: self.description,
             metadata: self.metadata,
             id: bus.instance.clone(),
             started: Timestamp::now(),
-            endpoints: self.endpoints.into_iter().map(Arc::new).collect(),
         });
-        for endpoint in &about.endpoints {
+        for (endpoint, counts) in &about.endpoints {
             let Some((answerer, lanes)) = &endpoint.answerer else { continue };
             let requests = bus
                 .client
                 .queue_subscribe(endpoint.subject.clone(), about.name.clone())
                 .await
                 .with_context(|| format!("serve {}", endpoint.subject))?;
-            let work = (Arc::clone(answerer), Arc::new(Semaphore::new(*lanes)), Arc::clone(endpoint));
+            let shed = bus.metrics.shed(&endpoint.counted_as(&about.name), "lanes");
+            let work = (Arc::clone(answerer), Arc::new(Semaphore::new(*lanes)), Arc::clone(counts), shed);
             running.tasks.spawn(answer_all(bus.clone(), requests, work, running.stop.clone()));
         }
         let (name, id) = (&about.name, &about.id);
@@ -176,7 +262,7 @@ struct About {
     metadata: Value,
     id: String,
     started: Timestamp,
-    endpoints: Vec<Arc<Endpoint>>,
+    endpoints: Vec<(Endpoint, Arc<Counts>)>,
 }
 
 impl About {
@@ -195,14 +281,14 @@ impl About {
             "version": env!("CARGO_PKG_VERSION"),
             "metadata": self.metadata,
         });
-        let endpoints = self.endpoints.iter().map(|endpoint| {
+        let endpoints = self.endpoints.iter().map(|(endpoint, counts)| {
             let mut told = json!({
                 "name": endpoint.name,
                 "subject": endpoint.subject,
                 "queue_group": self.name,
             });
             if kind == "stats" {
-                extend(&mut told, endpoint.counts.tell());
+                extend(&mut told, counts.tell());
             }
             told
         });
@@ -237,10 +323,10 @@ async fn tell_all(bus: Bus, mut questions: Subscriber, about: Arc<About>, stop: 
     let _ = questions.unsubscribe().await;
 }
 
-type Work = (Answerer, Arc<Semaphore>, Arc<Endpoint>);
+type Work = (Answerer, Arc<Semaphore>, Arc<Counts>, IntCounter);
 
 async fn answer_all(bus: Bus, mut requests: Subscriber, work: Work, stop: CancellationToken) {
-    let (answerer, lanes, endpoint) = work;
+    let (answerer, lanes, counts, shed) = work;
     let tasks = TaskTracker::new();
     let mut leave_by = None;
     loop {
@@ -260,18 +346,23 @@ async fn answer_all(bus: Bus, mut requests: Subscriber, work: Work, stop: Cancel
         let Some(request) = request else { break };
         let Ok(permit) = Arc::clone(&lanes).try_acquire_owned() else {
             // Saying so at once beats a queue that ends in a timeout.
+            shed.inc();
             let answer = Answer::unavailable();
-            endpoint.counts.handled(1, Duration::ZERO);
-            endpoint.counts.answered(&answer);
+            counts.note_failure(&format!("answered {}", answer.status));
+            counts.handled([Outcome::of(&answer)], Duration::ZERO);
             let _ = respond(&bus, &request, answer).await;
             continue;
         };
-        let (bus, answerer, endpoint) = (bus.clone(), Arc::clone(&answerer), Arc::clone(&endpoint));
+        let (bus, answerer, counts) = (bus.clone(), Arc::clone(&answerer), Arc::clone(&counts));
         tasks.spawn(async move {
-            let started = Instant::now();
+            let (started, in_flight) = (Instant::now(), counts.begin(1));
             let answer = answerer(Delivery::of_request(&request)).await;
-            endpoint.counts.handled(1, started.elapsed());
-            endpoint.counts.answered(&answer);
+            drop(in_flight);
+            let outcome = Outcome::of(&answer);
+            if outcome == Outcome::Broken {
+                counts.note_failure(&format!("answered {}", answer.status));
+            }
+            counts.handled([outcome], started.elapsed());
             let _ = respond(&bus, &request, answer).await;
             drop(permit);
         });
@@ -290,21 +381,24 @@ async fn respond(bus: &Bus, request: &Message, answer: Answer) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Kind, error::Refused};
+    use crate::{Kind, error::Refused, metrics::Metrics};
 
     #[test]
     fn a_refusal_is_an_answer_and_a_failure_is_an_error() {
-        let counts = Counts::default();
+        let counts = Metrics::new("one").counts("place-bid");
+        let answers = [
+            Answer { status: 200, body: Default::default(), replayed: false },
+            Answer::refused(&Refused::new(Kind::Conflict, "BID_TOO_LOW", "too low")),
+            Answer::broken(),
+        ];
 
-        counts.handled(3, Duration::from_nanos(30));
-        counts.answered(&Answer { status: 200, body: Default::default(), replayed: false });
-        counts.answered(&Answer::refused(&Refused::new(Kind::Conflict, "BID_TOO_LOW", "too low")));
-        counts.answered(&Answer::broken());
+        counts.handled(answers.iter().map(Outcome::of), Duration::from_millis(30));
+        counts.note_failure("the sky fell");
 
         let told = counts.tell();
         assert_eq!((&told["num_requests"], &told["num_errors"]), (&json!(3), &json!(1)));
         assert_eq!(told["data"]["refused"], 1);
-        assert_eq!(told["average_processing_time"], 10);
-        assert_eq!(told["last_error"], "answered 500");
+        assert_eq!(told["average_processing_time"], 30_000_000);
+        assert_eq!(told["last_error"], "the sky fell");
     }
 }

@@ -3,6 +3,8 @@
 //! A slice runs the whole pipeline of a function, from the bytes of its message to the committed
 //! row and the outbox, against a database of its own that is cloned from a migrated template.
 
+pub mod exposition;
+
 use std::{
     collections::HashMap,
     path::Path,
