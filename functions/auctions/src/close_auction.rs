@@ -7,7 +7,7 @@ use contracts::{
     Timestamp,
     auctions::{BidWon, ItemChange, ItemClosed, ItemCreated, ItemExtended, ItemState, PlaceBid},
 };
-use platform::{Backlog, Cx, Function, Result};
+use platform::{Backlog, Cx, Function, Result, metrics::Delay};
 use uuid::Uuid;
 
 use crate::{DOMAIN, auction::Outcome, store};
@@ -15,11 +15,17 @@ use crate::{DOMAIN, auction::Outcome, store};
 /// The most items closed in one transaction.
 const BATCH: i64 = 500;
 
+static LATENESS: Delay = Delay {
+    name: "auction_close_lateness_seconds",
+    help: "From the end of an item to the commit that closed it.",
+};
+
 /// Due work over items whose end has passed.
 pub fn function() -> Function {
     Function::due(DOMAIN, "close-auction", next_end, close_auctions)
         .emits::<ItemClosed>()
         .emits::<BidWon>()
+        .times(&LATENESS)
         .wakes_on::<ItemCreated>()
         .wakes_on::<ItemExtended>()
 }
@@ -99,6 +105,7 @@ async fn close(cx: &mut Cx, candidates: &[Uuid], backlog: &Backlog) -> Result<us
     .execute(cx.tx().await?)
     .await?;
     for item in &mut items {
+        cx.time(&LATENESS, item.auction.ends_at)?;
         item.description.closed_at = Some(closed_at);
     }
     let states: Vec<ItemState> = items.iter().map(|item| item.state(closed_at)).collect();

@@ -13,7 +13,10 @@ use contracts::{
     BidId, ItemId,
     auctions::{Bid, BidPlaced, ItemChange, ItemExtended, ItemPrice, ItemState, PlaceBid},
 };
-use platform::{Answer, Cx, Error, Function, Message, Recall, Recalled, Received, Refused, Result};
+use platform::{
+    Answer, Cx, Error, Function, Message, Recall, Recalled, Received, Refused, Result,
+    metrics::{Counter, Delay},
+};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -22,9 +25,23 @@ use crate::{
     store::{self, Whole},
 };
 
+static BIDS: Counter = Counter {
+    name: "bids_total",
+    help: "Bids that were decided: accepted, or the code of the refusal.",
+    label: "result",
+};
+static ACCEPT: Delay = Delay {
+    name: "bid_accept_seconds",
+    help: "From the stream's stamp of an accepted bid to the commit of its decision.",
+};
+
 /// Commands of [`PlaceBid`].
 pub fn function() -> Function {
-    Function::recording_command(place_bid, recall).emits::<BidPlaced>().emits::<ItemExtended>()
+    Function::recording_command(place_bid, recall)
+        .emits::<BidPlaced>()
+        .emits::<ItemExtended>()
+        .counts(&BIDS)
+        .times(&ACCEPT)
 }
 
 async fn place_bid(cx: &mut Cx, offers: Vec<Received<PlaceBid>>) -> Result<Vec<Result<Bid>>> {
@@ -38,7 +55,9 @@ async fn place_bid(cx: &mut Cx, offers: Vec<Received<PlaceBid>>) -> Result<Vec<R
     update(cx.tx().await?, &auctions, &decisions).await?;
     let mut extensions = extensions(cx, &decisions).await?.into_iter();
     for (offer, decision) in offers.iter().zip(&decisions) {
+        cx.count(&BIDS, decision.as_ref().map_or_else(Refused::label, |_| "accepted"), 1)?;
         let Ok(decided) = decision else { continue };
+        cx.time(&ACCEPT, offer.received_at)?;
         offer.emit(&decided.event)?;
         if decided.moved.is_some()
             && let Some(extended) = extensions.next()

@@ -1,9 +1,12 @@
 //! What every request gets and every answer carries: its ids, the security headers, a log line.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::Next,
     response::Response,
@@ -11,7 +14,7 @@ use axum::{
 use platform::{Trace, is_plain};
 use uuid::Uuid;
 
-use crate::problem::Problem;
+use crate::{App, problem::Problem};
 
 const REQUEST_ID: &str = "x-request-id";
 const TRACE_ID: &str = "x-trace-id";
@@ -28,8 +31,8 @@ const SECURITY: [(HeaderName, &str); 7] = [
 ];
 
 /// The outermost layer.
-pub(crate) async fn frame(mut request: Request, next: Next) -> Response {
-    let started = Instant::now();
+pub(crate) async fn frame(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let (started, active) = (Instant::now(), app.metrics.begin());
     let (request_id, trace) = ids(request.headers());
     let trace_id = trace.trace_id.clone();
     let method = request.method().clone();
@@ -52,7 +55,10 @@ pub(crate) async fn frame(mut request: Request, next: Next) -> Response {
     }
     insert(headers, REQUEST_ID, &request_id);
     insert(headers, TRACE_ID, &trace_id);
-    log(&method, route.as_ref(), &response, started.elapsed(), &trace_id, &request_id);
+    let took = started.elapsed();
+    app.metrics.answered(route.as_ref(), &method, response.status(), took);
+    drop(active);
+    log(&method, route.as_ref(), &response, took, &trace_id, &request_id);
     response
 }
 

@@ -13,6 +13,7 @@
 //! | what an error looks like | `problem` |
 //! | what every answer carries | `frame` |
 //! | how much is let in | `limits`, `server`, `descriptors` |
+//! | what is counted, and who may read it | `metrics` |
 
 mod auth;
 pub mod command_token;
@@ -24,6 +25,7 @@ mod frame;
 mod health;
 mod limits;
 mod live;
+mod metrics;
 mod problem;
 mod routes;
 mod server;
@@ -34,13 +36,15 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context, ensure};
 use axum::{Router, http::HeaderValue, middleware};
-use platform::{Bus, Env, Sender, service::Service};
+use platform::{Bus, Env, Sender, config::Mode, service::Service};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::{auth::Auth, command_token::CommandKey, health::Readiness, limits::Room, live::Live};
+use crate::{
+    auth::Auth, command_token::CommandKey, health::Readiness, limits::Room, live::Live, metrics::Metrics,
+};
 
 pub use crate::exchange::{Line, send};
 
@@ -62,6 +66,12 @@ pub struct Settings {
     /// Signs the names of undecided commands; at least 32 characters, the same for all replicas. Random when missing:
     /// then such a name is good with the process that gave it, and as long as that lives.
     pub edge_key: Option<String>,
+    /// Who reads `/metrics` must have it; at least 32 characters. When missing everybody may in development, and
+    /// nobody in production.
+    pub metrics_token: Option<String>,
+    /// How careful the platform is.
+    #[serde(default)]
+    pub outcry_env: Mode,
 }
 
 fn default_port() -> u16 {
@@ -149,6 +159,7 @@ struct App {
     readiness: Readiness,
     room: Room,
     live: Live,
+    metrics: Metrics,
 }
 
 /// The lines with everything around them.
@@ -163,6 +174,7 @@ async fn router(
         auth: Auth::new(bus.clone(), &settings.jwt_issuer),
         commands: CommandKey::new(settings.edge_key.as_deref())?,
         live: Live::new(bus.clone(), stop, descriptors::connections()),
+        metrics: Metrics::new(bus.clone(), settings)?,
         readiness: Readiness::of(bus, lines.iter().filter_map(Line::function)),
         room: Room::default(),
     });
@@ -170,6 +182,7 @@ async fn router(
         .into_iter()
         .fold(Router::new(), |router, line| line.add_to(router))
         .merge(health::routes())
+        .merge(metrics::routes())
         .method_not_allowed_fallback(async || problem::Problem::method_not_allowed())
         .fallback(async || problem::Problem::not_found())
         .with_state(Arc::clone(&app));
@@ -191,7 +204,7 @@ fn surround(router: Router, app: &Arc<App>, origins: &[String]) -> anyhow::Resul
     if !origins.is_empty() {
         router = router.layer(cors(origins)?);
     }
-    Ok(router.layer(middleware::from_fn(frame::frame)))
+    Ok(router.layer(middleware::from_fn_with_state(Arc::clone(app), frame::frame)))
 }
 
 fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {

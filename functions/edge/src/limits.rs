@@ -11,7 +11,7 @@ use axum::{
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 
-use crate::{App, health, problem::Problem};
+use crate::{App, health, metrics, problem::Problem};
 
 /// The longest path with its query string.
 const URI: usize = 8 * 1024;
@@ -51,7 +51,10 @@ pub(crate) async fn limit(State(app): State<Arc<App>>, request: Request, next: N
         Ok(permit) => Some(permit),
         // Who asks how it goes is answered all the more when there is no room.
         Err(_) if is_probe(&request) => None,
-        Err(_) => return Problem::unavailable().into_response(),
+        Err(_) => {
+            app.metrics.shed.inc();
+            return Problem::unavailable().into_response();
+        }
     };
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(TIME, answer).await {
@@ -80,5 +83,5 @@ fn fits(request: &Request) -> Result<(), Problem> {
 
 fn is_probe(request: &Request) -> bool {
     let route = request.extensions().get::<MatchedPath>();
-    route.is_some_and(|route| health::PATHS.contains(&route.as_str()))
+    route.is_some_and(|route| route.as_str() == metrics::PATH || health::PATHS.contains(&route.as_str()))
 }

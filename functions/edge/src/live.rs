@@ -27,7 +27,10 @@ use contracts::{
     auctions::{Changes, GetItem, ItemChange, ListChanges},
 };
 use futures_util::{Stream, StreamExt, stream};
-use platform::{Answer, Bus, Caller, Query, Trace};
+use platform::{
+    Answer, Bus, Caller, Query, Trace,
+    metrics::{IntCounter, IntGauge},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
@@ -36,7 +39,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{auth::Verified, problem::Problem};
+use crate::{auth::Verified, metrics::Active, problem::Problem};
 
 #[cfg(test)]
 mod tests;
@@ -69,13 +72,19 @@ pub(crate) struct Live {
     feeds: Arc<Feeds>,
     heartbeat: Duration,
     first_within: Duration,
+    clients: IntGauge,
+    shed: IntCounter,
 }
 
 impl Live {
     /// Holds so many streams at once. They end when told to stop: clients go on elsewhere from the last version
     /// they saw.
     pub(crate) fn new(bus: Bus, stop: CancellationToken, streams: usize) -> Self {
+        let clients = bus.metrics().gauge("sse_clients", "Open live views.");
+        let shed = bus.metrics().shed("edge", "streams");
         Self {
+            clients,
+            shed,
             bus,
             stop,
             room: Arc::new(Semaphore::new(streams)),
@@ -95,7 +104,10 @@ impl Live {
         caller: Option<Verified>,
         trace: &Trace,
     ) -> Result<Response, Problem> {
-        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| Problem::unavailable())?;
+        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
+            self.shed.inc();
+            Problem::unavailable()
+        })?;
         // Heard first, asked then: nothing happens between the two unheard.
         let feed = self.join(item).await?;
         let mut watcher = Watcher {
@@ -111,6 +123,7 @@ impl Live {
             beat_at: Instant::now() + self.heartbeat,
             beats: 0,
             _room: room,
+            _client: Active::one(&self.clients),
         };
         watcher.connections.mark_unchanged();
         let first = match seen {
@@ -194,6 +207,7 @@ struct Watcher {
     /// Heartbeats since something was sent.
     beats: u32,
     _room: OwnedSemaphorePermit,
+    _client: Active,
 }
 
 /// A question to the log that runs beside the stream, and goes on while the client does not read: others wait

@@ -20,6 +20,7 @@ use contracts::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use platform::{Bus, Config, Cx, Env, Function, Host, database};
 use serde_json::{Value, json};
+use testing::exposition::Told;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -892,4 +893,55 @@ async fn a_taken_port_is_named() {
     let error = crate::bind(taken.local_addr().unwrap().port()).await.unwrap_err();
 
     assert!(format!("{error:#}").starts_with("PORT: "), "{error:#}");
+}
+
+// --- what is counted ------------------------------------------------------------------------------
+
+async fn told(router: &Router) -> Told {
+    let request = Request::builder().uri("/metrics").body(Body::empty()).unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    Told::read(std::str::from_utf8(&body).unwrap())
+}
+
+/// Also while NATS is away: what the edge counts itself it knows.
+#[tokio::test]
+async fn metrics_know_templates_and_never_what_a_caller_sent() {
+    let router = alone().await;
+    let before = told(&router).await;
+    for path in [ITEM, "/api/v1/items/not-an-id", "/secret/path", "/metrics/x"] {
+        get(&router, path, &[]).await;
+    }
+    call(&router, "BREW", ITEM, &[], Body::empty()).await;
+    tokio::time::sleep(Duration::from_millis(510)).await;
+
+    let after = told(&router).await;
+
+    let requests = |told: &Told, route, status| {
+        let labels = [("route", route), ("method", "GET"), ("status", status)];
+        told.find("http_server_request_duration_seconds_count", &labels).unwrap_or_default()
+    };
+    assert_eq!(requests(&after, "/api/v1/items/{item_id}", "404"), 1.0);
+    assert_eq!(requests(&after, "/api/v1/items/{item_id}", "503"), 1.0);
+    assert_eq!(requests(&after, "unmatched", "404"), 2.0);
+    assert_eq!(requests(&after, "/metrics", "200") - requests(&before, "/metrics", "200"), 1.0);
+    assert_eq!(after.values_of("method"), ["GET", "_OTHER"]);
+    let routes = after.values_of("route");
+    assert_eq!(routes, ["/api/v1/items/{item_id}", "/metrics", "unmatched"]);
+    assert_eq!(after.value("http_server_active_requests", &[]), 1.0, "this one");
+    assert_eq!(after.value("sse_clients", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn metrics_tell_of_the_functions_behind() {
+    let world = World::start(vec![Function::query(get_item), Function::query(get_user_stats)]).await;
+    get(&world.router, ITEM, &[]).await;
+
+    let told = told(&world.router).await;
+
+    assert_eq!(told.value("fn_requests_total", &[("fn", "get-item"), ("outcome", "ok")]), 1.0);
+    assert_eq!(told.value("fn_duration_seconds_count", &[("fn", "get-item")]), 1.0);
+    assert_eq!(told.value("fn_requests_total", &[("fn", "get-user-stats")]), 0.0);
 }

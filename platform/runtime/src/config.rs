@@ -98,6 +98,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("OUTCRY_DATA", "a folder", ".outcry"),
     ("CORS_ORIGINS", "origins separated by commas", "https://outcry.example"),
     ("EDGE_KEY", "at least 32 characters", "the output of `openssl rand -hex 32`"),
+    ("METRICS_TOKEN", "at least 32 characters", "the output of `openssl rand -hex 32`"),
 ];
 
 /// Where a platform keeps its data when `OUTCRY_DATA` does not say.
@@ -199,8 +200,11 @@ impl Env {
 
     /// Replaces `X_FILE=path` by the content of the file, for every X that is a secret.
     fn read_files(&mut self) -> anyhow::Result<()> {
-        let is_secret =
-            |name: &str| name.ends_with("PASSWORD") || name.ends_with("DATABASE_URL") || name == "EDGE_KEY";
+        let is_secret = |name: &str| {
+            name.ends_with("PASSWORD")
+                || name.ends_with("DATABASE_URL")
+                || ["EDGE_KEY", "METRICS_TOKEN"].contains(&name)
+        };
         let files: Vec<(String, String)> = self
             .0
             .iter()

@@ -108,6 +108,14 @@ impl Refused {
         }
     }
 
+    /// Its code as a label of what is counted: a word of the source, and `OTHER` when it came from elsewhere.
+    pub fn label(&self) -> &'static str {
+        match self.code {
+            Cow::Borrowed(code) => code,
+            Cow::Owned(_) => "OTHER",
+        }
+    }
+
     /// `INVALID_INPUT` that names the wrong members.
     pub fn invalid(fields: Vec<Field>) -> Self {
         let details: Vec<String> =

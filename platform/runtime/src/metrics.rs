@@ -21,10 +21,10 @@ use std::{
 use async_nats::HeaderMap;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, future::join_all};
 use prometheus::{
-    Counter as Seconds, CounterVec, HistogramOpts, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder,
-    core::Collector, proto::MetricFamily,
+    Counter as Seconds, CounterVec, HistogramOpts, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    proto::MetricFamily,
 };
-pub use prometheus::{HistogramVec, IntCounterVec, IntGauge};
+pub use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use sqlx::PgPool;
 use tokio::time::Instant;
 

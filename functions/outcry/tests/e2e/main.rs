@@ -22,6 +22,7 @@ use outcry::{
 use platform::{Env, Timestamp};
 use reqwest::{Client, Method, RequestBuilder, Response, header::HeaderMap};
 use serde_json::{Value, json};
+use testing::exposition::Told as Exposition;
 use uuid::Uuid;
 
 /// Outlives every test, so that the platform does.
@@ -1262,5 +1263,77 @@ fn an_edge_that_was_cut_off_from_the_bus_makes_up_for_it() {
         assert_eq!(watching.next().await.unwrap().id, 12);
         platform.stop().await;
         serving.await.unwrap().unwrap();
+    });
+}
+
+// --- what is counted ------------------------------------------------------------------------------
+
+#[test]
+fn one_place_tells_how_every_part_of_the_platform_goes() {
+    let (platform, _data) = RUNTIME.block_on(start(Vec::new()));
+    RUNTIME.block_on(async {
+        let url = platform.url.clone();
+        let (ann, bob) = (Visitor::new(&url, "ann").await, Visitor::new(&url, "bob").await);
+        let item = ann.offer(2.0, json!({})).await;
+        assert_eq!(bob.bid(&item, json!(20)).await.status, 201);
+        assert_eq!(bob.bid(&item, json!(20)).await.code(), "BID_TOO_LOW");
+        assert_eq!(ann.bid(&item, json!(30)).await.code(), "SELF_BID");
+        ann.get_until(&path_of(&item), |item| item["status"] == "sold").await;
+        ann.get_until(&format!("/api/v1/users/{}/stats", bob.id), |stats| stats["items_won"] == 1).await;
+        platform::Bus::connect(&platform.env.read().unwrap(), "test")
+            .await
+            .unwrap()
+            .publish_event("events.bid.placed.v1.x", "no event")
+            .await
+            .unwrap();
+
+        let (mut told, deadline) = (None, Timestamp::now() + Duration::from_secs(20));
+        while told.is_none() {
+            assert!(Timestamp::now() < deadline, "it does not come to rest");
+            let answer = ann.http.get(format!("{url}/metrics")).send().await.unwrap();
+            assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+            let seen = Exposition::read(&answer.text().await.unwrap());
+            // Both who hear it give it up, and the outboxes are soon empty.
+            let at_rest = [("dlq_messages", 2.0), ("outbox_unpublished", 0.0)];
+            if at_rest.iter().all(|(name, value)| seen.find(name, &[]) == Some(*value)) {
+                told = Some(seen);
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        let told = told.unwrap();
+
+        let bids = |result| told.value("bids_total", &[("result", result)]);
+        assert_eq!(["accepted", "BID_TOO_LOW", "SELF_BID"].map(bids), [1.0; 3]);
+        assert_eq!(told.value("bid_accept_seconds_count", &[]), 1.0);
+        assert_eq!(told.value("auction_close_lateness_seconds_count", &[]), 1.0);
+        assert_eq!(told.value("auction_close_lateness_seconds_bucket", &[("le", "10")]), 1.0);
+        let requests =
+            |function, outcome| told.value("fn_requests_total", &[("fn", function), ("outcome", outcome)]);
+        assert_eq!((requests("place-bid", "ok"), requests("place-bid", "refused")), (1.0, 2.0));
+        // item.created, bid.placed, item.closed, bid.won.
+        assert_eq!(requests("auctions-relay", "ok"), 4.0);
+        assert_eq!((requests("update-stats", "ok"), requests("update-stats", "broken")), (2.0, 1.0));
+        assert_eq!(told.value("event_lag_seconds_count", &[("consumer", "update-stats")]), 2.0);
+        let route = [("route", "/api/v1/items/{item_id}/bids"), ("method", "POST"), ("status", "201")];
+        assert_eq!(told.value("http_server_request_duration_seconds_count", &route), 1.0);
+        for function in outcry::functions().iter().map(|function| function.spec()) {
+            assert!(told.find("fn_requests_total", &[("fn", function.name)]).is_some(), "{}", function.name);
+            let Some((stream, _)) = function.consumer() else { continue };
+            let consumer = [("stream", stream), ("consumer", function.name)];
+            assert_eq!(told.value("consumer_pending", &consumer), 0.0, "{}", function.name);
+            assert_eq!(told.value("consumer_ack_pending", &consumer), 0.0, "{}", function.name);
+        }
+        for domain in outcry::databases().iter().map(|database| database.domain) {
+            assert_eq!(told.value("outbox_oldest_unpublished_seconds", &[("domain", domain)]), 0.0);
+            assert!(told.value("db_pool_max", &[("pool", domain)]) >= 1.0);
+        }
+        assert_eq!(told.value("stream_messages", &[("stream", "COMMANDS")]), 0.0);
+        for (label, most) in [("route", 40), ("fn", 60), ("result", 20), ("outcome", 4)] {
+            assert!(told.values_of(label).len() <= most, "{label}: {:?}", told.values_of(label));
+        }
+        for id in [&bob.id, &ann.id, item["id"].as_str().unwrap()] {
+            assert!(!format!("{told:?}").contains(id), "an id became a label");
+        }
+        platform.stop().await;
     });
 }
