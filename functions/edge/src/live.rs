@@ -29,7 +29,7 @@ use contracts::{
 use futures_util::{Stream, StreamExt, stream};
 use platform::{
     Answer, Bus, Caller, Query, Trace,
-    metrics::{IntCounter, IntGauge},
+    metrics::{Gauge, IntCounter},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -72,7 +72,7 @@ pub(crate) struct Live {
     feeds: Arc<Feeds>,
     heartbeat: Duration,
     first_within: Duration,
-    clients: IntGauge,
+    clients: Gauge,
     shed: IntCounter,
 }
 

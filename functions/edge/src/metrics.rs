@@ -16,7 +16,7 @@ use axum::{
 use platform::{
     Bus,
     config::Mode,
-    metrics::{Gatherer, HistogramVec, IntCounter, IntGauge, TEXT},
+    metrics::{Gatherer, Gauge, HistogramVec, IntCounter, TEXT},
 };
 use sha2::{Digest, Sha256};
 
@@ -45,7 +45,7 @@ pub(crate) struct Metrics {
     gatherer: Gatherer,
     readers: Readers,
     durations: HistogramVec,
-    active: IntGauge,
+    active: Gauge,
     /// Requests for which there was no room.
     pub(crate) shed: IntCounter,
 }
@@ -88,10 +88,10 @@ impl Metrics {
 }
 
 /// One more of something, until it is dropped.
-pub(crate) struct Active(IntGauge);
+pub(crate) struct Active(Gauge);
 
 impl Active {
-    pub(crate) fn one(of: &IntGauge) -> Self {
+    pub(crate) fn one(of: &Gauge) -> Self {
         of.inc();
         Self(of.clone())
     }

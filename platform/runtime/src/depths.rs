@@ -1,15 +1,20 @@
 //! How much waits: in streams, for consumers, among the dead letters and in outboxes.
 //!
 //! Told by `maintain`, which knows all of them, and not by those who should take it: they may be what is away.
-//! What cannot be asked in time is left out, so that a scrape shows a gap and no old value.
+//! Looked at now and then and not when somebody asks, so that an answer is quick when everything else is slow.
+//! What cannot be looked at is told no longer: a gap is better than an old value.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
-use prometheus::{GaugeVec, Opts, Registry, proto::MetricFamily};
+use prometheus::GaugeVec;
 use serde::Deserialize;
 use serde_json::json;
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Result,
@@ -19,10 +24,33 @@ use crate::{
     dead_letter::DEAD_LETTERS,
 };
 
+/// How often it is looked.
+const EVERY: Duration = Duration::from_secs(5);
 /// How long one stream or one outbox may take to say how much it holds.
-const WITHIN: Duration = Duration::from_millis(300);
+const WITHIN: Duration = Duration::from_secs(4);
 /// More rows than this are not counted: the count would cost more with every row that waits.
 const MOST_ROWS: i64 = 100_000;
+
+/// A name, what it is for people, and its labels.
+type Depth = (&'static str, &'static str, &'static [&'static str]);
+
+const STREAM_MESSAGES: Depth = ("stream_messages", "Messages that a stream holds.", &["stream"]);
+const STREAM_BYTES: Depth = ("stream_bytes", "Bytes that a stream holds.", &["stream"]);
+const PENDING: Depth = ("consumer_pending", "Messages that wait to be taken.", &["stream", "consumer"]);
+const ACK_PENDING: Depth =
+    ("consumer_ack_pending", "Messages that were taken and not settled.", &["stream", "consumer"]);
+const DEAD: Depth = ("dlq_messages", "Messages that a function gave up.", &["consumer"]);
+const UNPUBLISHED: Depth =
+    ("outbox_unpublished", "Outbox rows that wait to be published, a hundred thousand at most.", &["domain"]);
+const OLDEST: Depth = (
+    "outbox_oldest_unpublished_seconds",
+    "How long the first of them has waited; 0 when none waits.",
+    &["domain"],
+);
+const ALL: [Depth; 7] = [STREAM_MESSAGES, STREAM_BYTES, PENDING, ACK_PENDING, DEAD, UNPUBLISHED, OLDEST];
+
+/// What was found: a name and the values of its labels.
+type Found = BTreeMap<(&'static str, Vec<String>), f64>;
 
 /// Looks at everything that holds messages.
 pub(crate) struct Depths {
@@ -31,49 +59,32 @@ pub(crate) struct Depths {
     outboxes: Vec<(&'static str, PgPool)>,
 }
 
-/// What is found, by name: made anew each time, so that nothing that is gone is told.
-struct Found {
-    registry: Registry,
-    stream_messages: GaugeVec,
-    stream_bytes: GaugeVec,
-    pending: GaugeVec,
-    ack_pending: GaugeVec,
-    dead: GaugeVec,
-    unpublished: GaugeVec,
-    oldest: GaugeVec,
+/// What is told at present; nothing more when it is dropped.
+struct Told {
+    gauges: HashMap<&'static str, GaugeVec>,
+    found: Found,
 }
 
-impl Found {
-    fn new() -> prometheus::Result<Self> {
-        let registry = Registry::new();
-        let gauges = |name, help, labels: &[&str]| {
-            let gauges = GaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauges.clone()))?;
-            prometheus::Result::Ok(gauges)
-        };
-        let consumer = &["stream", "consumer"];
-        Ok(Self {
-            stream_messages: gauges("stream_messages", "Messages that a stream holds.", &["stream"])?,
-            stream_bytes: gauges("stream_bytes", "Bytes that a stream holds.", &["stream"])?,
-            pending: gauges("consumer_pending", "Messages that wait to be taken.", consumer)?,
-            ack_pending: gauges(
-                "consumer_ack_pending",
-                "Messages that were taken and not settled.",
-                consumer,
-            )?,
-            dead: gauges("dlq_messages", "Messages that a function gave up.", &["consumer"])?,
-            unpublished: gauges(
-                "outbox_unpublished",
-                "Outbox rows that wait to be published, a hundred thousand at most.",
-                &["domain"],
-            )?,
-            oldest: gauges(
-                "outbox_oldest_unpublished_seconds",
-                "How long the first of them has waited; 0 when none waits.",
-                &["domain"],
-            )?,
-            registry,
-        })
+impl Told {
+    /// Tells this, and what is not in it no longer.
+    fn tell(&mut self, found: Found) {
+        for ((name, labels), depth) in &found {
+            if let Some(gauge) = self.gauges.get(name) {
+                gauge.with_label_values(labels).set(*depth);
+            }
+        }
+        for (name, labels) in self.found.keys().filter(|gone| !found.contains_key(*gone)) {
+            if let Some(gauge) = self.gauges.get(name) {
+                let _ = gauge.remove_label_values(labels);
+            }
+        }
+        self.found = found;
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.tell(Found::new());
     }
 }
 
@@ -92,81 +103,80 @@ impl Depths {
         Ok(Self { bus: bus.clone(), streams, outboxes: outboxes.collect::<anyhow::Result<_>>()? })
     }
 
-    /// Tells whoever asks this process, until what is returned is dropped.
-    pub(crate) fn tell_on(self, bus: &Bus) -> Telling {
-        let depths = Arc::new(self);
-        bus.metrics.ask_also(
-            NAME,
-            Arc::new(move || {
-                let depths = Arc::clone(&depths);
-                Box::pin(async move { depths.look().await })
-            }),
-        );
-        Telling(bus.clone())
-    }
-
-    async fn look(&self) -> Vec<MetricFamily> {
-        let found = match Found::new() {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::error!(%error, "depths cannot be told");
-                return Vec::new();
+    /// Looks and tells until told to stop.
+    pub(crate) async fn keep(&self, stop: &CancellationToken) {
+        let gauges = ALL.map(|(name, help, labels)| (name, self.bus.metrics.gauges(name, help, labels)));
+        let mut told = Told { gauges: gauges.into(), found: Found::new() };
+        let mut due = tokio::time::interval(EVERY);
+        let looking = async {
+            loop {
+                due.tick().await;
+                told.tell(self.look().await);
             }
         };
-        let streams = self.streams.iter().map(|stream| in_time(stream, self.look_at_stream(stream, &found)));
-        let outboxes =
-            self.outboxes.iter().map(|(domain, pool)| in_time(domain, look_at_outbox(domain, pool, &found)));
-        tokio::join!(join_all(streams), join_all(outboxes));
-        found.registry.gather()
+        stop.run_until_cancelled(looking).await;
     }
 
-    async fn look_at_stream(&self, stream: &str, found: &Found) -> Result<()> {
+    async fn look(&self) -> Found {
+        let streams = self.streams.iter().map(|stream| in_time(stream, self.look_at_stream(stream)));
+        let outboxes =
+            self.outboxes.iter().map(|(domain, pool)| in_time(domain, look_at_outbox(domain, pool)));
+        let (streams, outboxes) = tokio::join!(join_all(streams), join_all(outboxes));
+        let found = streams.into_iter().chain(outboxes).flatten();
+        let mut found: Found = found.map(|((name, ..), labels, depth)| ((name, labels), depth)).collect();
+        // Who has no dead letters says so.
+        let consumers = found.keys().filter(|(name, _)| *name == PENDING.0);
+        let consumers: Vec<String> = consumers.filter_map(|(_, labels)| labels.last().cloned()).collect();
+        let are_letters_known = found.contains_key(&(STREAM_MESSAGES.0, vec![DEAD_LETTERS.to_owned()]));
+        for consumer in consumers.into_iter().filter(|_| are_letters_known) {
+            found.entry((DEAD.0, vec![consumer])).or_default();
+        }
+        found
+    }
+
+    async fn look_at_stream(&self, stream: &str) -> Result<Vec<Seen>> {
         let filter = if stream == DEAD_LETTERS { json!({ "subjects_filter": ">" }) } else { json!({}) };
         let info: StreamInfo = self.bus.call(format!("STREAM.INFO.{stream}"), filter).await?;
-        found.stream_messages.with_label_values(&[stream]).set(info.state.messages as f64);
-        found.stream_bytes.with_label_values(&[stream]).set(info.state.bytes as f64);
+        let of_stream = || vec![stream.to_owned()];
+        let mut seen = vec![
+            (STREAM_MESSAGES, of_stream(), info.state.messages as f64),
+            (STREAM_BYTES, of_stream(), info.state.bytes as f64),
+        ];
         for (subject, letters) in info.state.subjects.unwrap_or_default() {
             let function = subject.strip_prefix("dlq.").unwrap_or(&subject);
-            found.dead.with_label_values(&[function]).set(letters as f64);
+            seen.push((DEAD, vec![function.to_owned()], letters as f64));
         }
-        let mut seen = 0;
+        let mut offset = 0;
         loop {
             let page: Consumers =
-                self.bus.call(format!("CONSUMER.LIST.{stream}"), json!({ "offset": seen })).await?;
+                self.bus.call(format!("CONSUMER.LIST.{stream}"), json!({ "offset": offset })).await?;
             for consumer in &page.consumers {
-                let names = [stream, &consumer.name];
-                found.pending.with_label_values(&names).set(consumer.num_pending as f64);
-                found.ack_pending.with_label_values(&names).set(consumer.num_ack_pending as f64);
-                // Made when missing: who has no dead letters says so.
-                found.dead.with_label_values(&[&consumer.name]);
+                let names = || vec![stream.to_owned(), consumer.name.clone()];
+                seen.push((PENDING, names(), consumer.num_pending as f64));
+                seen.push((ACK_PENDING, names(), consumer.num_ack_pending as f64));
             }
-            seen += page.consumers.len();
-            if page.consumers.is_empty() || seen >= page.total {
-                return Ok(());
+            offset += page.consumers.len();
+            if page.consumers.is_empty() || offset >= page.total {
+                return Ok(seen);
             }
         }
     }
 }
 
-const NAME: &str = "depths";
+type Seen = (Depth, Vec<String>, f64);
 
-/// Ends the telling when dropped.
-pub(crate) struct Telling(Bus);
-
-impl Drop for Telling {
-    fn drop(&mut self) {
-        self.0.metrics.ask_no_more(NAME);
+async fn in_time(what: &str, look: impl Future<Output = Result<Vec<Seen>>>) -> Vec<Seen> {
+    match tokio::time::timeout(WITHIN, look).await {
+        Ok(Ok(seen)) => seen,
+        Ok(Err(error)) => {
+            tracing::debug!(what, %error, "depth not known");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
     }
 }
 
-async fn in_time(what: &str, look: impl Future<Output = Result<()>>) {
-    let looked = tokio::time::timeout(WITHIN, look).await;
-    if let Ok(Err(error)) = looked {
-        tracing::debug!(what, %error, "depth not known");
-    }
-}
-
-async fn look_at_outbox(domain: &str, pool: &PgPool, found: &Found) -> Result<()> {
+async fn look_at_outbox(domain: &str, pool: &PgPool) -> Result<Vec<Seen>> {
     let outbox = sqlx::query!(
         r#"
         select (select count(*) from (select 1 from platform.outbox where not published limit $1) as waiting)
@@ -178,9 +188,11 @@ async fn look_at_outbox(domain: &str, pool: &PgPool, found: &Found) -> Result<()
     )
     .fetch_one(pool)
     .await?;
-    found.unpublished.with_label_values(&[domain]).set(outbox.rows as f64);
-    found.oldest.with_label_values(&[domain]).set(outbox.age.unwrap_or_default().max(0.0));
-    Ok(())
+    let of_domain = || vec![domain.to_owned()];
+    Ok(vec![
+        (UNPUBLISHED, of_domain(), outbox.rows as f64),
+        (OLDEST, of_domain(), outbox.age.unwrap_or_default().max(0.0)),
+    ])
 }
 
 #[derive(Deserialize)]

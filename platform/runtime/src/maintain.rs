@@ -34,8 +34,12 @@ pub async fn serve(
     let about = "keeps streams, consumers and databases as they should be";
     let running =
         Service::new("maintain", about, serde_json::json!({ "wakes": "the clock" })).start(bus).await?;
-    let _telling = Depths::new(env, config, bus, definitions.stream_names(), databases)?.tell_on(bus);
-    tokio::join!(keep_provisioned(bus, definitions, &stop), keep_databases(env, config, databases, &stop));
+    let depths = Depths::new(env, config, bus, definitions.stream_names(), databases)?;
+    tokio::join!(
+        keep_provisioned(bus, definitions, &stop),
+        keep_databases(env, config, databases, &stop),
+        depths.keep(&stop)
+    );
     running.stop().await;
     Ok(())
 }

@@ -19,12 +19,12 @@ use std::{
 };
 
 use async_nats::HeaderMap;
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, future::join_all};
+use futures_util::StreamExt;
 use prometheus::{
-    Counter as Seconds, CounterVec, HistogramOpts, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    Counter as Seconds, CounterVec, GaugeVec, HistogramOpts, Opts, Registry, TextEncoder, core::Collector,
     proto::MetricFamily,
 };
-pub use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
+pub use prometheus::{Gauge, HistogramVec, IntCounter, IntCounterVec};
 use sqlx::PgPool;
 use tokio::time::Instant;
 
@@ -73,20 +73,16 @@ pub struct Delay {
     pub help: &'static str,
 }
 
-/// Tells what is only known when it is asked for.
-type Source = Arc<dyn Fn() -> BoxFuture<'static, Vec<MetricFamily>> + Send + Sync>;
-
 /// Everything that one process counts.
 pub struct Metrics {
     instance: String,
     registry: Registry,
     counters: Mutex<HashMap<&'static str, IntCounterVec>>,
     histograms: Mutex<HashMap<&'static str, HistogramVec>>,
-    gauges: Mutex<HashMap<&'static str, IntGaugeVec>>,
+    gauges: Mutex<HashMap<&'static str, GaugeVec>>,
     waited: CounterVec,
     counts: Mutex<HashMap<String, Arc<Counts>>>,
     pools: Mutex<BTreeMap<String, PgPool>>,
-    sources: Mutex<BTreeMap<&'static str, Source>>,
     is_served: AtomicBool,
 }
 
@@ -105,7 +101,6 @@ impl Metrics {
             gauges: Mutex::default(),
             counts: Mutex::default(),
             pools: Mutex::default(),
-            sources: Mutex::default(),
             is_served: AtomicBool::new(false),
         })
     }
@@ -130,12 +125,13 @@ impl Metrics {
     }
 
     /// A value that goes up and down, made when first asked for.
-    pub fn gauge(&self, name: &'static str, help: &str) -> IntGauge {
+    pub fn gauge(&self, name: &'static str, help: &str) -> Gauge {
         self.gauges(name, help, &[]).with_label_values::<&str>(&[])
     }
 
-    fn gauges(&self, name: &'static str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        let make = || registered(&self.registry, IntGaugeVec::new(Opts::new(name, help), labels));
+    /// Values of this name, made when first asked for.
+    pub(crate) fn gauges(&self, name: &'static str, help: &str, labels: &[&str]) -> GaugeVec {
+        let make = || registered(&self.registry, GaugeVec::new(Opts::new(name, help), labels));
         lock(&self.gauges).entry(name).or_insert_with(make).clone()
     }
 
@@ -173,19 +169,8 @@ impl Metrics {
         }
     }
 
-    /// Asks `source` whenever somebody asks this process. One of each name: a new one takes the place of the
-    /// old one.
-    pub(crate) fn ask_also(&self, name: &'static str, source: Source) {
-        lock(&self.sources).insert(name, source);
-    }
-
-    /// Ends that.
-    pub(crate) fn ask_no_more(&self, name: &'static str) {
-        lock(&self.sources).remove(name);
-    }
-
     /// Everything, in the text format of Prometheus.
-    pub async fn tell(&self) -> String {
+    pub fn tell(&self) -> String {
         for (domain, pool) in lock(&self.pools).iter() {
             let set = |name, help, value: u32| {
                 self.gauges(name, help, &["pool"]).with_label_values(&[domain]).set(value.into());
@@ -195,10 +180,7 @@ impl Metrics {
             set("db_pool_in_use", "Connections in use.", now.in_use);
             set("db_pool_max", "The most connections.", now.max);
         }
-        let sources: Vec<Source> = lock(&self.sources).values().cloned().collect();
-        let asked = join_all(sources.iter().map(|source| source())).await;
         let mut families = self.registry.gather();
-        families.extend(asked.into_iter().flatten());
         for metric in families.iter_mut().flat_map(MetricFamily::mut_metric) {
             let mut labels = metric.take_label();
             let mut instance = prometheus::proto::LabelPair::default();
@@ -299,7 +281,7 @@ pub(crate) async fn serve(bus: &Bus) -> anyhow::Result<()> {
             if name_in(question.headers.as_ref()) == Some(metrics.instance.as_str()) {
                 continue;
             }
-            let (headers, told) = (named(&metrics.instance), metrics.tell().await);
+            let (headers, told) = (named(&metrics.instance), metrics.tell());
             if let Err(error) = client.publish_with_headers(asker, headers, told.into()).await {
                 tracing::warn!(%error, "metrics cannot be told");
             }
@@ -358,8 +340,7 @@ impl Gatherer {
                 BTreeMap::new()
             })
         };
-        let own = tokio::time::timeout(WITHIN, self.bus.metrics.tell()).map(Result::unwrap_or_default);
-        let (own, others) = tokio::join!(own, others);
+        let (others, own) = (others.await, self.bus.metrics.tell());
         let gathered: Arc<str> = join(std::iter::once(&own).chain(others.values())).into();
         state.known = Some(others.into_keys().collect());
         state.gathered = Some((Instant::now(), Arc::clone(&gathered)));
@@ -430,15 +411,15 @@ fn join<'a>(texts: impl Iterator<Item = &'a String>) -> String {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn texts_of_two_processes_are_joined_by_name_and_told_apart_by_instance() {
+    #[test]
+    fn texts_of_two_processes_are_joined_by_name_and_told_apart_by_instance() {
         let texts = ["one", "two"].map(|instance| {
             let metrics = Metrics::new(instance);
             metrics.shed("place-bid", "lanes").inc();
-            metrics.gauge("sse_clients", "Open live views.").set(3);
+            metrics.gauge("sse_clients", "Open live views.").set(3.0);
             metrics
         });
-        let texts = [texts[0].tell().await, texts[1].tell().await, texts[1].tell().await];
+        let texts = [texts[0].tell(), texts[1].tell(), texts[1].tell()];
 
         let joined = join(texts.iter());
 
@@ -465,13 +446,13 @@ mod tests {
         assert_eq!(join([text].iter()), "# HELP a b\n# TYPE a gauge\na 1\n");
     }
 
-    #[tokio::test]
-    async fn what_is_asked_for_twice_is_one() {
+    #[test]
+    fn what_is_asked_for_twice_is_one() {
         let metrics = Metrics::new("one");
 
         metrics.counter("bids_total", "Bids.", &["result"]).with_label_values(&["accepted"]).inc_by(2);
         metrics.counter("bids_total", "Bids.", &["result"]).with_label_values(&["accepted"]).inc();
 
-        assert!(metrics.tell().await.contains("bids_total{result=\"accepted\",instance=\"one\"} 3"));
+        assert!(metrics.tell().contains("bids_total{result=\"accepted\",instance=\"one\"} 3"));
     }
 }

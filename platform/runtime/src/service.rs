@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use async_nats::{Message, Subscriber};
 use futures_util::{StreamExt, future::BoxFuture};
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -52,7 +52,7 @@ pub struct Counts {
     /// In the order of [`Outcome::NAMES`].
     outcomes: [IntCounter; 4],
     took: Histogram,
-    in_flight: IntGauge,
+    in_flight: Gauge,
     last_failure: Mutex<String>,
 }
 
@@ -61,7 +61,7 @@ impl Counts {
         name: &str,
         outcomes: &IntCounterVec,
         took: &HistogramVec,
-        in_flight: &IntGaugeVec,
+        in_flight: &GaugeVec,
     ) -> Self {
         Self {
             outcomes: Outcome::NAMES.map(|outcome| outcomes.with_label_values(&[name, outcome])),
@@ -73,7 +73,7 @@ impl Counts {
 
     /// Messages are in work until what is returned is dropped.
     pub(crate) fn begin(&self, messages: usize) -> InFlight<'_> {
-        let messages = i64::try_from(messages).unwrap_or(i64::MAX);
+        let messages = messages as f64;
         self.in_flight.add(messages);
         InFlight { counts: self, messages }
     }
@@ -134,7 +134,7 @@ impl Counts {
 /// Messages in work.
 pub(crate) struct InFlight<'a> {
     counts: &'a Counts,
-    messages: i64,
+    messages: f64,
 }
 
 impl Drop for InFlight<'_> {

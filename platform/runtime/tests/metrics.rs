@@ -135,8 +135,8 @@ async fn serve(function: Function, bus: &Bus) {
     }
 }
 
-async fn told(bus: &Bus) -> Told {
-    Told::read(&bus.metrics().tell().await)
+fn told(bus: &Bus) -> Told {
+    Told::read(&bus.metrics().tell())
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn nats_service_stats_and_metrics_say_the_same() {
         bus.ask(&Look { how: how.into() }, None, &Trace::start()).await.unwrap();
     }
 
-    let told = told(&bus).await;
+    let told = told(&bus);
     for (function, [ok, refused, broken]) in [("add", [2, 1, 0]), ("look", [1, 1, 2])] {
         let (_, stats) =
             testing::request(&nats.url(), &format!("$SRV.STATS.{function}"), &[], json!({})).await;
@@ -198,7 +198,7 @@ async fn who_finds_no_room_is_counted_as_shed() {
     let answers = futures_util::future::join_all(asked).await;
 
     let refused = answers.into_iter().filter(|answer| answer.as_ref().unwrap().status == 503).count();
-    let told = told(&bus).await;
+    let told = told(&bus);
     assert_eq!(told.value("fn_shed_total", &[("fn", "look"), ("reason", "lanes")]), refused as f64);
     assert_eq!(told.value("fn_requests_total", &[("fn", "look")]), (5 - refused) as f64);
     assert!((1..5).contains(&refused), "{refused}");
@@ -217,7 +217,7 @@ async fn what_broke_was_not_counted_and_a_refusal_was() {
     // The batch breaks, and its members run one by one: the good ones are counted once.
     host.execute(&[(1, "red"), (2, "broken"), (3, "dark"), (4, "blue")].map(deliver)).await;
 
-    let told = told(&bus).await;
+    let told = told(&bus);
     assert_eq!(told.value("lamps_total", &[("colour", "red")]), 2.0);
     assert_eq!(told.find("lamps_total", &[("colour", "none")]), Some(1.0));
     assert_eq!(told.value("lamp_wait_seconds_count", &[]), 3.0);
@@ -254,7 +254,7 @@ async fn an_event_that_comes_again_is_a_duplicate_and_not_late() {
     host.execute(&[event(1, Duration::ZERO), event(2, Duration::from_secs(20))]).await;
     host.execute(&[event(1, Duration::ZERO)]).await;
 
-    let told = told(&bus).await;
+    let told = told(&bus);
     assert_eq!(told.value("inbox_duplicates_total", &[("consumer", "notice")]), 1.0);
     let within = |le| told.value("event_lag_seconds_bucket", &[("consumer", "notice"), ("le", le)]);
     assert_eq!((within("10"), within("30")), (1.0, 2.0));
@@ -271,7 +271,7 @@ async fn every_process_is_heard_and_nobody_is_waited_for_in_vain() {
     serve(look(), &one).await;
     serve(look(), &two).await;
     bus.ask(&Look { how: "fine".into() }, None, &Trace::start()).await.unwrap();
-    bus.metrics().gauge("sse_clients", "Open live views.").set(2);
+    bus.metrics().gauge("sse_clients", "Open live views.").set(2.0);
     let gatherer = Gatherer::new(bus.clone());
     let gather = async || {
         // What was gathered just now is told again.

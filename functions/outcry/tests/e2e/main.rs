@@ -1268,13 +1268,28 @@ fn an_edge_that_was_cut_off_from_the_bus_makes_up_for_it() {
 
 // --- what is counted ------------------------------------------------------------------------------
 
+/// The metrics that deploy/prometheus/alerts.yaml looks at.
+fn alerted() -> Vec<String> {
+    let alerts = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/prometheus/alerts.yaml");
+    let alerts = std::fs::read_to_string(alerts).unwrap();
+    let rules = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
+    // Outside of quotes and of braces, every word with a line in it is a metric, or one of two functions.
+    let bare = rules.flat_map(|rule| rule.split('"').step_by(2).collect::<Vec<_>>());
+    let words = bare.flat_map(|text| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
+    let names =
+        words.filter(|word| word.contains('_') && !["label_replace", "histogram_quantile"].contains(word));
+    let names: std::collections::BTreeSet<String> = names.map(str::to_owned).collect();
+    assert!(names.len() > 8, "{names:?}");
+    names.into_iter().collect()
+}
+
 #[test]
 fn one_place_tells_how_every_part_of_the_platform_goes() {
     let (platform, _data) = RUNTIME.block_on(start(Vec::new()));
     RUNTIME.block_on(async {
         let url = platform.url.clone();
         let (ann, bob) = (Visitor::new(&url, "ann").await, Visitor::new(&url, "bob").await);
-        let item = ann.offer(2.0, json!({})).await;
+        let item = ann.offer(3.0, json!({})).await;
         assert_eq!(bob.bid(&item, json!(20)).await.status, 201);
         assert_eq!(bob.bid(&item, json!(20)).await.code(), "BID_TOO_LOW");
         assert_eq!(ann.bid(&item, json!(30)).await.code(), "SELF_BID");
@@ -1328,6 +1343,9 @@ fn one_place_tells_how_every_part_of_the_platform_goes() {
             assert!(told.value("db_pool_max", &[("pool", domain)]) >= 1.0);
         }
         assert_eq!(told.value("stream_messages", &[("stream", "COMMANDS")]), 0.0);
+        for name in alerted() {
+            assert!(told.find(&name, &[]).is_some(), "an alert waits for {name}, which nobody tells");
+        }
         for (label, most) in [("route", 40), ("fn", 60), ("result", 20), ("outcome", 4)] {
             assert!(told.values_of(label).len() <= most, "{label}: {:?}", told.values_of(label));
         }
