@@ -192,9 +192,10 @@ async fn router(
 /// What a connection gets for which there is no room: how it goes, and else that it may come again.
 fn full(app: &Arc<App>) -> Router {
     health::routes()
+        .merge(metrics::routes())
         .fallback(async || problem::Problem::unavailable())
         .layer(axum::middleware::map_response(server::last))
-        .layer(middleware::from_fn(frame::frame))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), frame::frame))
         .with_state(Arc::clone(app))
 }
 
