@@ -198,12 +198,13 @@ impl Env {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Replaces `X_FILE=path` by the content of the file, for every X that is a secret.
+    /// Replaces `X_FILE=path` by the content of the file, for every X that is a secret, and for the instance, which a
+    /// container finds in `/etc/hostname`.
     fn read_files(&mut self) -> anyhow::Result<()> {
         let is_secret = |name: &str| {
             name.ends_with("PASSWORD")
                 || name.ends_with("DATABASE_URL")
-                || ["EDGE_KEY", "METRICS_TOKEN"].contains(&name)
+                || ["EDGE_KEY", "METRICS_TOKEN", "OUTCRY_INSTANCE"].contains(&name)
         };
         let files: Vec<(String, String)> = self
             .0

@@ -35,12 +35,32 @@ pub struct Database {
 /// Derived roles have passwords that follow from the administrator's, so that nothing else needs to
 /// be configured or stored.
 pub fn options(env: &Env, domain: &str) -> anyhow::Result<PgConnectOptions> {
-    let own = format!("{}_DATABASE_URL", domain.to_uppercase());
+    let own = own(domain);
     if let Some(url) = env.get(&own) {
         return url.parse().with_context(|| format!("{own}: expected a Postgres URL"));
     }
     let admin = admin(env).with_context(|| format!("set {own}, or DATABASE_URL for all domains"))?;
     Ok(derived(&admin, domain, domain))
+}
+
+/// The variable that names a domain's database.
+fn own(domain: &str) -> String {
+    format!("{}_DATABASE_URL", domain.to_uppercase())
+}
+
+/// The password with which a domain's functions come, when `<DOMAIN>_DATABASE_URL` says one.
+fn own_password(env: &Env, domain: &str) -> anyhow::Result<Option<String>> {
+    let own = own(domain);
+    let Some(url) = env.get(&own) else { return Ok(None) };
+    let url = url::Url::parse(url).with_context(|| format!("{own}: expected a Postgres URL"))?;
+    // Another user than the domain's role is made and looked after by somebody else.
+    let Some(password) = url.password().filter(|_| url.username() == domain) else { return Ok(None) };
+    // It becomes a part of the statement that makes the role.
+    anyhow::ensure!(
+        password.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+        "{own}: expected a password of letters and digits, for example the output of `openssl rand -hex 32`"
+    );
+    Ok(Some(password.to_owned()))
 }
 
 fn admin(env: &Env) -> anyhow::Result<Admin> {
@@ -93,13 +113,15 @@ pub fn pool(config: &Config, options: PgConnectOptions, name: &str) -> PgPool {
         .connect_lazy_with(options)
 }
 
-/// Makes databases, roles and tables as far as they are missing. Needs `DATABASE_URL`.
+/// Makes databases, roles and tables as far as they are missing. Needs `DATABASE_URL`. Where `<DOMAIN>_DATABASE_URL` is set
+/// too, the domain's role gets the password in it, so that functions need not know the administrator's.
 pub async fn migrate(env: &Env, databases: &[Database]) -> anyhow::Result<()> {
     let admin = admin(env)?;
     let mut connection = connect(&admin.options).await?;
     for database in databases {
         let domain = database.domain;
-        make(&admin, &mut connection, domain, domain).await?;
+        let password = own_password(env, domain)?.unwrap_or_else(|| admin.password_of(domain));
+        make(&admin, &mut connection, domain, domain, &password).await?;
         migrate_one(&admin, database, domain).await.with_context(|| format!("migrate {domain}"))?;
     }
     connection.close().await?;
@@ -111,7 +133,8 @@ pub async fn migrate(env: &Env, databases: &[Database]) -> anyhow::Result<()> {
 pub async fn migrate_as(url: &str, database: &Database, name: &str) -> anyhow::Result<PgConnectOptions> {
     let admin = Admin::parse(url)?;
     let mut connection = connect(&admin.options).await?;
-    make(&admin, &mut connection, database.domain, name).await?;
+    let password = admin.password_of(database.domain);
+    make(&admin, &mut connection, database.domain, name, &password).await?;
     migrate_one(&admin, database, name).await?;
     connection.close().await?;
     Ok(derived(&admin, name, database.domain))
@@ -124,11 +147,16 @@ async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
 }
 
 /// Makes the domain's two roles, and a database that nobody else may enter.
-async fn make(admin: &Admin, connection: &mut PgConnection, domain: &str, name: &str) -> anyhow::Result<()> {
+async fn make(
+    admin: &Admin,
+    connection: &mut PgConnection,
+    domain: &str,
+    name: &str,
+    password: &str,
+) -> anyhow::Result<()> {
     let owner = owner(domain);
-    for role in [domain, owner.as_str()] {
-        // The names are ours and the password is hexadecimal: nothing needs quoting.
-        let password = admin.password_of(role);
+    for (role, password) in [(domain, password), (owner.as_str(), &admin.password_of(&owner))] {
+        // The names are ours and the passwords are letters and digits: nothing needs quoting.
         let sql = format!(
             "do $$ begin create role {role} login; exception when duplicate_object then null; end $$;
              alter role {role} password '{password}';"
@@ -235,4 +263,40 @@ async fn execute(connection: &mut PgConnection, sql: impl Into<Cow<'static, str>
     // Roles, databases and partitions have no parameters; every part of the text is our own.
     sqlx::raw_sql(AssertSqlSafe(sql.into().into_owned())).execute(connection).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static NO_TABLES: Migrator = Migrator::DEFAULT;
+
+    #[tokio::test]
+    async fn a_domain_may_come_with_a_password_of_its_own() {
+        let start = || local::Postgres::throwaway(&|_| {}).unwrap();
+        let postgres = tokio::task::spawn_blocking(start).await.unwrap();
+        let admin = postgres.url();
+        let host = admin.split_once('@').unwrap().1.split_once('/').unwrap().0;
+        let own = format!("postgres://lamps:0f1e2d@{host}/lamps");
+        let with = Env::of([("DATABASE_URL", &admin), ("LAMPS_DATABASE_URL", &own)]);
+        let databases = [Database { domain: "lamps", migrations: &NO_TABLES }];
+
+        migrate(&with, &databases).await.unwrap();
+
+        let function = Env::of([("LAMPS_DATABASE_URL", own.as_str())]);
+        connect(&options(&function, "lamps").unwrap()).await.unwrap();
+        // The owner's password still follows from the administrator's: nobody else needs it.
+        maintain(&with, &Env::default().read().unwrap(), &databases).await.unwrap();
+        let derived = Env::of([("DATABASE_URL", admin.as_str())]);
+        connect(&options(&derived, "lamps").unwrap()).await.unwrap_err();
+    }
+
+    #[test]
+    fn a_password_that_would_end_the_statement_is_refused() {
+        let env = Env::of([("LAMPS_DATABASE_URL", "postgres://lamps:a'b@127.0.0.1/lamps")]);
+
+        let error = own_password(&env, "lamps").unwrap_err().to_string();
+
+        assert!(error.contains("LAMPS_DATABASE_URL: expected a password of letters and digits"), "{error}");
+    }
 }

@@ -71,7 +71,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// The whole body of a function's binary.
 ///
-/// `<function>` serves until SIGTERM or Ctrl-C; `<function> health` exits with 0 when one answers.
+/// `<function>` serves until SIGTERM or Ctrl-C; `<function> health` exits with 0 when one answers. With `OUTCRY_INSTANCE` it
+/// is that very process that must answer: a container asks for its own.
 pub fn main(function: Function) -> ExitCode {
     let name = function.spec().name;
     run(name, async move |env, config, bus, stop| {
@@ -103,7 +104,12 @@ where
         telemetry::init(&config);
         let bus = Bus::connect(&config, name).await?;
         if std::env::args().nth(1).as_deref() == Some("health") {
-            anyhow::ensure!(bus.is_serving(name, Duration::from_secs(2)).await, "{name} does not answer");
+            let patience = Duration::from_secs(2);
+            let serves = match &config.outcry_instance {
+                Some(instance) => bus.is_instance_serving(name, instance, patience).await,
+                None => bus.is_serving(name, patience).await,
+            };
+            anyhow::ensure!(serves, "{name} does not answer");
             return Ok(());
         }
         let stop = stop_on_signal();
