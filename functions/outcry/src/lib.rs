@@ -13,6 +13,7 @@ mod launcher;
 mod parts;
 pub mod seed;
 mod services;
+pub mod verify;
 mod visitor;
 
 use std::process::ExitCode;

@@ -13,7 +13,7 @@ use outcry::{
 };
 use platform::{Config, Env, Wakes, database};
 
-use crate::command_line::{bench, call, dlq, emit, join, run, say};
+use crate::command_line::{bench, call, dlq, emit, join, run, say, verify};
 
 /// An auction marketplace built as small functions on NATS JetStream.
 #[derive(Parser)]
@@ -56,6 +56,11 @@ enum Command {
     },
     /// Measure how many bids are decided, and audit every one that was accepted.
     Bench(bench::Bench),
+    /// Check a running platform from outside, a line for each check; fails when one does.
+    Verify {
+        /// Its address, such as http://localhost:8080; the platform that runs here when missing.
+        url: Option<String>,
+    },
     /// List every function: what wakes it and what it says.
     Functions,
     /// Run one function, a relay (`auctions-relay`), `edge` or `maintain` in this process. It joins the platform that runs
@@ -141,6 +146,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Some(Command::Bench(bench)) => bench::run(bench).await,
         Some(Command::Seed { url }) => plant(url).await,
+        Some(Command::Verify { url }) => verify::verify(&address(url)?).await,
         Some(Command::Functions) => {
             list_functions();
             Ok(())
@@ -258,8 +264,7 @@ async fn hold_demo(url: Option<String>, size: Size) -> anyhow::Result<()> {
 }
 
 async fn plant(url: Option<String>) -> anyhow::Result<()> {
-    let env = Env::load_joined()?;
-    let url = url.unwrap_or_else(|| env.get("OUTCRY_URL").unwrap_or("http://localhost:8080").to_owned());
+    let url = address(url)?;
     let seed::Made { people, items, bids } = seed::run(&url).await?;
     say(&format!(
         "{people} people, {items} items offered, {bids} bids accepted; everybody's password is {}",
@@ -271,6 +276,12 @@ async fn plant(url: Option<String>) -> anyhow::Result<()> {
         seed::PASSWORD
     ));
     Ok(())
+}
+
+/// The address of a platform: the one that is named, or of the one that runs here.
+fn address(url: Option<String>) -> anyhow::Result<String> {
+    let env = Env::load_joined()?;
+    Ok(url.unwrap_or_else(|| env.get("OUTCRY_URL").unwrap_or("http://localhost:8080").to_owned()))
 }
 
 /// Prints what happens with the seconds since the beginning.

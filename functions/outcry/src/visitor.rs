@@ -1,4 +1,4 @@
-//! A visitor of a platform: its public API over HTTP, as the demonstration, the seed and the bench use it.
+//! A visitor of a platform: its public API over HTTP, as the demonstration, the seed, the bench and the checks use it.
 
 use anyhow::{Context, ensure};
 use contracts::{
@@ -7,7 +7,7 @@ use contracts::{
     identity::Session,
     stats::UserStats,
 };
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -108,6 +108,12 @@ impl Api {
                 None => return Ok(members),
             }
         }
+    }
+
+    /// The live view of an item, as it comes.
+    pub(crate) async fn live(&self, item: ItemId) -> anyhow::Result<Response> {
+        let request = self.http.get(format!("{}/api/v1/items/{item}/events", self.url));
+        request.send().await.with_context(|| format!("reach the platform at {}", self.url))
     }
 
     pub(crate) async fn stats(&self, user: UserId) -> anyhow::Result<UserStats> {

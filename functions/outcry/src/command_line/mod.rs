@@ -5,6 +5,7 @@ pub(crate) mod call;
 pub(crate) mod dlq;
 pub(crate) mod emit;
 pub(crate) mod run;
+pub(crate) mod verify;
 
 use std::{io::Write, time::Duration};
 

@@ -17,7 +17,7 @@ use std::{
 use outcry::{
     demo::{self, Size},
     launch::{self, Menu, Options, Platform, Split},
-    seed,
+    seed, verify,
 };
 use platform::{Env, Timestamp};
 use reqwest::{Client, Method, RequestBuilder, Response, header::HeaderMap};
@@ -354,6 +354,36 @@ fn many_bidders_at_once_and_every_promise_is_kept() {
 
         assert!(report.accepted > 20, "{report:?}");
         assert_eq!(report.sold, 5);
+    });
+}
+
+#[test]
+fn a_platform_is_checked_from_outside() {
+    story(async {
+        assert_eq!(
+            verify::run(&SHARED, &|check| assert!(check.outcome.is_ok(), "{check:?}")).await.unwrap(),
+            0
+        );
+    });
+}
+
+/// Whoever checks must hear of what is missing, and of nothing else.
+#[test]
+fn a_check_from_outside_notices_what_is_missing() {
+    story(async {
+        let (platform, _data) = start(vec!["update-stats".into()]).await;
+        let failed = std::sync::Mutex::new(Vec::new());
+
+        let note = |check: &verify::Check| {
+            if check.outcome.is_err() {
+                failed.lock().unwrap().push(check.name);
+            }
+        };
+
+        let count = verify::run(&platform.url, &note).await.unwrap();
+        assert_eq!(*failed.lock().unwrap(), ["the figures count the bid"]);
+        assert_eq!(count, 1);
+        platform.stop().await;
     });
 }
 
