@@ -17,6 +17,11 @@ up *arguments:
 fresh:
     cargo run --release -- --fresh
 
+# checks a running platform from outside, for example `just verify https://outcry.example`
+[group('run')]
+verify *url:
+    cargo run --quiet --release -- verify "$@"
+
 # an auction that prints what happens and checks the result (--url, --bidders, --items, --seconds)
 [group('run')]
 demo *arguments:
@@ -135,3 +140,33 @@ migrate:
 [group('operate')]
 provision:
     cargo run --release -- provision
+
+# The platform as containers. `just up` and `just ps` are the platform of this checkout, which ends with Ctrl-C and writes
+# to its terminal; so `down`, `restart`, `logs` and `images` can only mean containers.
+
+# docker compose on the containers: `just docker up`, `just docker ps`, `just docker run --rm outcry dlq list`
+[group('containers')]
+docker verb *arguments:
+    deploy/secrets
+    docker compose {{ if verb == 'up' { 'up --build --detach --wait' } else { '"$1"' } }} "${@:2}"
+
+# build the images, each function's own, and show them
+[group('containers')]
+images:
+    docker compose --profile tools build
+    docker images 'outcry/*'
+
+# end the containers and keep their data; `--volumes` forgets it
+[group('containers')]
+down *options:
+    docker compose down "$@"
+
+# start the containers again, or those of the functions named
+[group('containers')]
+restart *functions:
+    docker compose restart "$@"
+
+# what the containers say, or those of the functions named, and what they will say
+[group('containers')]
+logs *functions:
+    docker compose logs --follow --tail 100 "$@"

@@ -2,7 +2,7 @@
 //! declared that is not there and nothing there that is not declared.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -91,6 +91,45 @@ fn read(path: &Path) -> String {
 fn files(folder: &Path) -> impl Iterator<Item = String> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     entries.map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+}
+
+/// A container for each function, relay, the edge and `maintain`, built from the binary of its name and with the
+/// password of its own domain; only the edge can be reached from outside.
+#[test]
+fn the_containers_are_the_programs_that_exist() {
+    let compose = read(&root().join("docker-compose.yaml"));
+    let services = compose.split("\nservices:\n").nth(1).unwrap().split("\nnetworks:\n").next().unwrap();
+    let mut found: BTreeMap<&str, String> = BTreeMap::new();
+    let mut name = "";
+    for line in services.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        match line.strip_prefix("  ").and_then(|line| line.strip_suffix(':')) {
+            Some(next) if !next.starts_with(' ') => name = next,
+            _ => *found.entry(name).or_default() += &format!("{line}\n"),
+        }
+    }
+
+    let of_domain = functions().into_iter().map(|f| (f.spec().name.to_owned(), f.spec().domain));
+    let relays = launch::relayed().into_iter().map(|domain| (format!("{domain}-relay"), domain));
+    let alone = [("edge".to_owned(), "part"), ("maintain".to_owned(), "administrator")];
+    for (name, common) in of_domain.chain(relays).chain(alone) {
+        let service = found.remove(name.as_str());
+        let service = service.unwrap_or_else(|| panic!("docker-compose.yaml has no container of {name}"));
+        for line in [
+            format!("    <<: *{common}\n"),
+            format!("    image: outcry/{name}:${{OUTCRY_TAG:-latest}}\n"),
+            format!("    build: {{ <<: *build, args: {{ FUNCTION: {name} }} }}\n"),
+        ] {
+            assert!(service.contains(&line), "docker-compose.yaml: {name} has no line\n{line}");
+        }
+        assert_eq!(service.contains("    ports:"), name == "edge", "{name}");
+        if name != "edge" && name != "maintain" {
+            let replicas = format!("${{{}_REPLICAS:-1}}", name.to_uppercase().replace('-', "_"));
+            assert!(service.contains(&replicas), "docker-compose.yaml: {name} has no {replicas}");
+        }
+    }
+    let others: Vec<&str> = found.keys().copied().collect();
+    assert_eq!(others, ["migrate", "nats", "outcry", "postgres", "provision"]);
+    assert!(found.values().all(|service| !service.contains("    ports:")));
 }
 
 #[test]

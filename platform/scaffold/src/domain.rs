@@ -4,6 +4,7 @@
 use anyhow::ensure;
 
 use crate::{
+    compose,
     edits::Edits,
     names::Name,
     repository::{KEPT, Repository},
@@ -54,6 +55,7 @@ pub(crate) fn plan(repository: &Repository, name: Name) -> anyhow::Result<(Edits
         let text = text::add_to_list(text, "functions", "::functions()", &format!("{name}::functions()"))?;
         text::add_to_list(&text, "databases", "::database()", &format!("{name}::database()"))
     })?;
+    edits.change(compose::FILE, |text| compose::domain(text, &domains, &name))?;
     let line = format!("#{}_DATABASE_URL=\n", name.kebab().to_uppercase());
     let is_alike = |line: &str| {
         domains.iter().any(|one| line.starts_with(&format!("#{}_DATABASE_URL=", one.to_uppercase())))
@@ -77,6 +79,7 @@ pub(crate) fn plan_relay(repository: &Repository, domain: &Name) -> anyhow::Resu
     edits.change(&format!("functions/{domain}/Cargo.toml"), |text| {
         Ok(text::bin(text, relay.kebab(), None, relay.kebab()))
     })?;
+    edits.change(compose::FILE, |text| compose::function(text, domain.kebab(), &relay))?;
     edits.format()?;
     Ok(edits)
 }

@@ -6,6 +6,7 @@ use anyhow::{bail, ensure};
 use clap::ValueEnum;
 
 use crate::{
+    compose,
     edits::Edits,
     names::Name,
     repository::{Event, Repository},
@@ -235,7 +236,7 @@ impl New<'_> {
         self.row(name, &names.join(", "), "-")
     }
 
-    /// What every function has: its file, its place in the menu, its binary.
+    /// What every function has: its file, its place in the menu, its binary, its container.
     fn part(&mut self, name: &Name, handler: &str, uses: &[&str]) -> anyhow::Result<()> {
         let domain = &self.wanted.domain;
         let module = name.snake();
@@ -250,6 +251,7 @@ impl New<'_> {
             .replace("some_function", &module)
             .replace("somedomain", domain.kebab());
         self.edits.create(&format!("functions/{domain}/src/bin/{name}.rs"), bin)?;
+        self.edits.change(compose::FILE, |text| compose::function(text, domain.kebab(), name))?;
         self.edits
             .change(&library, |text| text::add_to_menu(&text::module(text, &module), &module, &outcome))?;
         self.edits.change(&format!("functions/{domain}/Cargo.toml"), |text| {

@@ -3,6 +3,7 @@
 //! What it writes compiles, passes its own test and runs: something small and real, to be replaced. The code is in
 //! `templates/`, as it will look. A refusal changes nothing.
 
+mod compose;
 mod domain;
 mod edits;
 mod function;

@@ -174,6 +174,10 @@ fn a_command_finds_its_place_in_every_list() {
             "| `update-stats` |",
         ],
     );
+    assert_in_order(
+        &copy.read("docker-compose.yaml"),
+        &["  auctions-outcome:\n", "  flag-item:\n    <<: *auctions\n", "  auctions-relay:\n"],
+    );
 }
 
 #[test]
