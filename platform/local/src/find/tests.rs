@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::find::{Found, Places, Services, Wanted, newest_first, resolve};
+use crate::find::{Found, Kept, Places, Program, Services, Source, Wanted, choose, newest_first, resolve};
 use crate::pins::{self, Pin};
 use crate::temp_dir;
 use crate::version::Version;
@@ -93,7 +93,8 @@ fn the_environment_chooses_or_is_told_off() {
     assert_eq!(parse("").unwrap(), Services::Any);
     assert_eq!(parse("fetched").unwrap(), Services::Fetched);
     assert_eq!(parse("installed").unwrap(), Services::Installed);
-    assert!(parse("docker").unwrap_err().to_string().contains("OUTCRY_SERVICES"));
+    assert_eq!(parse("docker").unwrap(), Services::Docker);
+    assert!(parse("podman").unwrap_err().to_string().contains("OUTCRY_SERVICES"));
 }
 
 #[test]
@@ -107,4 +108,51 @@ fn the_highest_version_comes_first_by_number() {
         .map(|path| path.strip_prefix(home.path()).unwrap().to_owned())
         .collect();
     assert_eq!(names, ["postgresql@17/bin", "postgresql@16/bin", "postgresql@9.6/bin"].map(PathBuf::from));
+}
+
+/// What is chosen: `program`, `docker`, or the error.
+fn chosen(services: Services, kept: Kept, is_found: bool, is_docker_there: bool) -> String {
+    let program = || match is_found {
+        true => Ok(Program {
+            found: Found::OnPath("/bin/nats-server".into()),
+            path: "/bin/nats-server".into(),
+            version: Version { major: 2, minor: 15 },
+        }),
+        false => Err(anyhow::anyhow!("no program")),
+    };
+    let docker = || if is_docker_there { Ok(()) } else { Err(anyhow::anyhow!("no daemon")) };
+    match choose(services, kept, program, &pins::NATS_IMAGE, docker) {
+        Ok(Source::Program(_)) => "program".to_owned(),
+        Ok(Source::Image(_)) => "docker".to_owned(),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+#[test]
+fn docker_is_the_last_resort_unless_it_is_asked_for() {
+    assert_eq!(chosen(Services::Any, Kept::Nowhere, true, true), "program");
+    assert_eq!(chosen(Services::Any, Kept::Nowhere, false, true), "docker");
+    assert_eq!(chosen(Services::Any, Kept::Nowhere, false, false), "no daemon: no program");
+    assert_eq!(chosen(Services::Docker, Kept::Nowhere, true, true), "docker");
+    assert!(chosen(Services::Docker, Kept::Nowhere, true, false).contains("start Docker"));
+    assert_eq!(chosen(Services::Installed, Kept::Nowhere, false, true), "no program");
+}
+
+#[test]
+fn data_that_is_there_is_never_left_for_an_empty_place() {
+    assert_eq!(chosen(Services::Any, Kept::InFolder, false, true), "no program");
+    assert!(chosen(Services::Docker, Kept::InFolder, true, true).contains("made without Docker"));
+    assert_eq!(chosen(Services::Any, Kept::InVolume, true, true), "docker");
+    assert!(chosen(Services::Any, Kept::InVolume, true, false).contains("start Docker"));
+    assert!(chosen(Services::Fetched, Kept::InVolume, true, true).contains("in a Docker volume"));
+}
+
+#[test]
+fn containers_and_compose_have_the_same_images() {
+    let compose = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docker-compose.yaml");
+    let compose = fs::read_to_string(compose).unwrap();
+    for (variable, image) in [("NATS_TAG", pins::NATS_IMAGE), ("POSTGRES_TAG", pins::POSTGRES_IMAGE)] {
+        let line = format!("image: {}:${{{variable}:-{}}}\n", image.name, image.tag);
+        assert!(compose.contains(&line), "docker-compose.yaml has no line `{}`", line.trim());
+    }
 }

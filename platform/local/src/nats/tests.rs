@@ -96,7 +96,7 @@ fn a_port_that_is_taken_is_noticed() {
     nats.halt().unwrap();
     for port in [nats.port, nats.monitoring_port] {
         let thief = TcpListener::bind(("127.0.0.1", port)).unwrap();
-        let attempt = nats.setup.launch((nats.port, nats.monitoring_port)).unwrap();
+        let attempt = nats.setup.launch((nats.port, nats.monitoring_port), &quiet).unwrap();
         assert!(matches!(attempt, Attempt::PortTaken));
         drop(thief);
     }
