@@ -40,7 +40,7 @@ use crate::throwaway;
 const LOCK: &str = "outcry.lock";
 /// The machine on which that file is: a daemon may serve several.
 const MACHINE: &str = "outcry.machine";
-/// The volume of a server for a test: it goes with its container.
+/// A volume for a test: it may go when the lock file is gone.
 const THROWAWAY: &str = "outcry.throwaway";
 /// How long a server may take to end in order.
 const FAREWELL_SECONDS: i32 = 10;
@@ -174,7 +174,6 @@ pub(crate) struct Volume {
     /// What the server asks for, when it asks.
     pub(crate) password: String,
     data: PathBuf,
-    throwaway: bool,
 }
 
 impl Volume {
@@ -190,7 +189,7 @@ impl Volume {
         let (Some(name), Some(password)) = (lines.next(), lines.next()) else {
             return Err(anyhow!("{} names no volume: begin again with empty data: --fresh", note.display()));
         };
-        Ok(Some(Volume { name, password, throwaway: throwaway::is_in(data), data: data.to_owned() }))
+        Ok(Some(Volume { name, password, data: data.to_owned() }))
     }
 
     /// The volume of `data`, which begins empty. Call it while holding `data`.
@@ -198,7 +197,7 @@ impl Volume {
         let digest = Sha256::digest([machine().as_bytes(), data.as_os_str().as_encoded_bytes()].concat());
         let short: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let name = format!("outcry-{short}");
-        let volume = Volume { name, password, throwaway: throwaway::is_in(data), data: data.to_owned() };
+        let volume = Volume { name, password, data: data.to_owned() };
         volume.sweep()?;
         // One without a note is left from a folder that was removed by hand.
         remove_volume(&volume.name)?;
@@ -237,14 +236,14 @@ impl Volume {
             (LOCK.to_owned(), beside(&self.data, ".lock").display().to_string()),
             (MACHINE.to_owned(), machine()),
         ];
-        if self.throwaway {
+        if throwaway::is_in(&self.data) {
             labels.push((THROWAWAY.to_owned(), "true".to_owned()));
         }
         labels
     }
 
     /// Removes what processes of this machine have left: containers of which nobody holds the lock, and those of our own
-    /// lock, for we hold it; then the volumes of tests.
+    /// lock, for we hold it; then the volumes of tests whose folders are gone.
     fn sweep(&self) -> Result<()> {
         let own = beside(&self.data, ".lock").display().to_string();
         let ours = HashMap::from([("label".to_owned(), vec![format!("{MACHINE}={}", machine())])]);
@@ -263,8 +262,8 @@ impl Volume {
             }
             let every = ListVolumesOptionsBuilder::new().filters(&ours).build();
             for volume in docker.list_volumes(Some(every)).await?.volumes.unwrap_or_default() {
-                let is_anothers = volume.name != self.name;
-                if is_anothers && volume.labels.contains_key(THROWAWAY) && is_left(&volume.labels) {
+                let is_gone = volume.labels.get(LOCK).is_some_and(|lock| !Path::new(lock).exists());
+                if is_gone && volume.labels.contains_key(THROWAWAY) {
                     let force = RemoveVolumeOptionsBuilder::new().force(true).build();
                     let _ = docker.remove_volume(&volume.name, Some(force)).await;
                 }
@@ -275,10 +274,10 @@ impl Volume {
     }
 }
 
-/// The volume of a test goes with the value.
+/// The volume of a server for one test goes with the value.
 impl Drop for Volume {
     fn drop(&mut self) {
-        if self.throwaway {
+        if throwaway::is_owned(&self.data) {
             // Whoever comes next removes what stays.
             let _ = self.remove();
         }

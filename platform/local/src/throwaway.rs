@@ -32,10 +32,18 @@ pub(crate) fn home() -> Result<TempDir> {
     Ok(home)
 }
 
-/// Whether a data folder is in one of those.
+/// Whether a data folder belongs to one server and goes with it.
+pub(crate) fn is_owned(data: &Path) -> bool {
+    data.parent().is_some_and(|home| has_prefix(home, OWNED))
+}
+
+/// Whether a data folder is in any of these folders.
 pub(crate) fn is_in(data: &Path) -> bool {
-    let home = data.parent().and_then(Path::file_name).unwrap_or_default();
-    home.to_string_lossy().starts_with(OWNED)
+    data.ancestors().any(|above| has_prefix(above, OWNED) || has_prefix(above, FREE))
+}
+
+fn has_prefix(folder: &Path, prefix: &str) -> bool {
+    folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
 }
 
 fn reachable_folder(prefix: &str) -> Result<TempDir> {

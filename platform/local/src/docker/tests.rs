@@ -98,9 +98,11 @@ fn a_nats_server_answers_and_says_how_it_ended() {
 #[test]
 #[ignore = "needs a Docker daemon"]
 fn what_a_killed_process_left_is_removed_by_the_next_one() {
-    let home = crate::throwaway::home().unwrap();
-    let (killed, next) = (home.path().join("killed"), home.path().join("next"));
+    let (home, next_home) = (crate::throwaway::home().unwrap(), crate::throwaway::home().unwrap());
+    let (killed, next) = (home.path().join("nats"), next_home.path().join("nats"));
+    let held = crate::folder::Hold::take(&killed).unwrap();
     let volume = Volume::make(&killed, String::new()).unwrap();
+    let left = volume.name.clone();
     let container = Container::start(
         Request {
             image: &crate::pins::NATS_IMAGE,
@@ -115,15 +117,20 @@ fn what_a_killed_process_left_is_removed_by_the_next_one() {
     );
     // As a process that is killed does it.
     std::mem::forget((container.unwrap(), volume));
-    let held = crate::folder::Hold::take(&killed).unwrap();
 
+    let _next_held = crate::folder::Hold::take(&next).unwrap();
     let own = Volume::make(&next, String::new()).unwrap();
-    thread::sleep(Duration::from_millis(100));
     assert_eq!(of(&killed).len(), 1, "somebody holds the lock: it is in use");
 
     drop(held);
     own.sweep().unwrap();
     assert_eq!(of(&killed).len(), 0);
-    let left = Volume::of(&killed).unwrap().unwrap();
-    assert!(!has_volume(&left.name), "the volume of a test goes too");
+    assert!(has_volume(&left), "its owner may come back");
+
+    drop(home);
+    own.sweep().unwrap();
+    assert!(!has_volume(&left), "the folder is gone");
+    let name = own.name.clone();
+    drop(own);
+    assert!(!has_volume(&name), "the volume of a server for one test goes with the value");
 }
