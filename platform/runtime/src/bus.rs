@@ -51,6 +51,24 @@ pub struct Backlog {
     pub oldest: HashMap<Uuid, Timestamp>,
 }
 
+/// One connection to one server process. Known before anything is sent over it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Session {
+    server: String,
+    client: u64,
+}
+
+/// Where a stream begins and ends.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Extent {
+    /// The place of the first message that it holds, or will hold.
+    pub(crate) first: i64,
+    /// The place of the last message that it ever held; 0 when there was none.
+    pub(crate) last: i64,
+    /// When it was made. A stream that was wiped and made again has another instant.
+    pub(crate) created: Timestamp,
+}
+
 impl Bus {
     /// Connects, and keeps trying while the server is not there yet.
     pub async fn connect(config: &Config, name: &str) -> anyhow::Result<Self> {
@@ -95,6 +113,12 @@ impl Bus {
     /// Counts how often the connection was made; changes when it is made again.
     pub fn connections(&self) -> watch::Receiver<u64> {
         self.connections.clone()
+    }
+
+    /// Which connection this is: another one after every time that it was made again.
+    pub(crate) fn session(&self) -> Session {
+        let info = self.client.server_info();
+        Session { server: info.server_id, client: info.client_id }
     }
 
     /// True while the connection stands.
@@ -244,10 +268,12 @@ impl Bus {
         Ok(Backlog { now, oldest })
     }
 
-    /// The place of the first message that a stream still holds.
-    pub(crate) async fn first_sequence(&self, stream: &str) -> Result<i64> {
+    /// Where a stream begins and ends now.
+    pub(crate) async fn extent(&self, stream: &str) -> Result<Extent> {
         let info = self.stream_info(stream, json!({})).await?;
-        Ok(i64::try_from(info.state.first_seq).unwrap_or_default())
+        let place = |sequence| i64::try_from(sequence).unwrap_or_default();
+        let StreamState { first_seq, last_seq, .. } = info.state;
+        Ok(Extent { first: place(first_seq), last: place(last_seq), created: info.created })
     }
 
     /// The `Nats-Msg-Id` of the message at a place in a stream; `None` when there is none.
@@ -364,6 +390,7 @@ pub(crate) struct ApiError {
 #[derive(Deserialize)]
 struct StreamInfo {
     ts: Timestamp,
+    created: Timestamp,
     state: StreamState,
     #[serde(default)]
     total: usize,
@@ -375,6 +402,8 @@ struct StreamState {
     messages: u64,
     #[serde(default)]
     first_seq: u64,
+    #[serde(default)]
+    last_seq: u64,
     subjects: Option<HashMap<String, u64>>,
 }
 

@@ -4,7 +4,7 @@
 
 use sqlx::PgConnection;
 
-use crate::{Result, wire::Outgoing};
+use crate::{Result, Timestamp, wire::Outgoing};
 
 /// Writes the events of the transaction.
 pub(crate) async fn store(tx: &mut PgConnection, events: &[Outgoing]) -> Result<()> {
@@ -66,10 +66,13 @@ pub(crate) async fn mark_published(
     Ok(())
 }
 
-/// A row that was published: its last event, and where the stream stored it.
+/// A row that was published, and where the stream stored it.
 pub(crate) struct Stored {
+    pub(crate) first_seq: i64,
     pub(crate) last_seq: i64,
-    pub(crate) last_event: Option<String>,
+    /// The ids of its events; the one at `last_seq` is among them.
+    pub(crate) events: Vec<String>,
+    pub(crate) created_at: Timestamp,
 }
 
 /// The lowest and the highest place among the rows that were published and are still kept.
@@ -90,7 +93,8 @@ pub(crate) async fn stored_from(connection: &mut PgConnection, place: i64) -> Re
     let row = sqlx::query_as!(
         Stored,
         r#"
-        select last_seq as "last_seq!", events::json -> -1 ->> 'id' as last_event
+        select first_seq as "first_seq!", last_seq as "last_seq!", created_at,
+            array(select event ->> 'id' from json_array_elements(events::json) as event) as "events!"
         from platform.outbox where published and last_seq >= $1 order by last_seq limit 1
         "#,
         place,

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use async_nats::{
     HeaderMap,
     jetstream::{
@@ -20,7 +20,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bus::Bus,
+    bus::{Bus, Extent, Session},
     metrics::{Metrics, SECONDS},
     outbox::{self, Row},
     service::{Counts, Service},
@@ -79,6 +79,10 @@ pub async fn serve(domain: &str, pool: PgPool, bus: Bus, stop: CancellationToken
     let options = pool.connect_options();
     while !stop.is_cancelled() {
         let active = async {
+            // Without the bus there is nothing to do, and no reason to hold the lock.
+            if !bus.is_connected() {
+                return Ok(());
+            }
             let mut connection = PgConnection::connect_with(&options).await?;
             run(domain, &mut connection, &bus, (&counts, &told), &stop).await?;
             connection.close().await?;
@@ -110,26 +114,28 @@ async fn run(
     if !locked {
         return Ok(());
     }
-    let mut connections = bus.connections();
-    connections.mark_unchanged();
-    let lost = find_lost_tail(connection, bus).await?;
+    // Before the check: what is checked and what is published belong to one and the same connection.
+    let session = bus.session();
+    let lost = find_lost_tail(domain, connection, bus).await?;
     if lost > 0 {
         told.losses.inc();
         told.replayed.inc_by(lost);
         tracing::warn!(domain, rows = lost, "the stream lost its tail, publishing it again");
     }
+    let newest = outbox::stored_range(connection).await?.map_or(0, |(_, newest)| newest);
+    let mut progress = Progress { session, newest };
     tracing::debug!(domain, "relay active");
     let mut pokes = bus.client.subscribe(wire::poke_subject(domain)).await?;
     while !stop.is_cancelled() {
         // A server that was away may have come back with less than it had acknowledged.
-        if connections.has_changed()? {
+        if !progress.holds(bus) {
             return Ok(());
         }
         let rows = outbox::unpublished(connection, ROUND).await?;
         let full = rows.len() == usize::try_from(ROUND)?;
         if !rows.is_empty() {
             let (started, events) = (Instant::now(), rows.iter().map(|row| row.events.len()).sum());
-            publish(connection, bus, rows).await?;
+            publish(connection, bus, rows, &mut progress).await?;
             counts.done(events, started.elapsed());
             told.published.observe(started.elapsed().as_secs_f64());
         }
@@ -148,55 +154,84 @@ async fn run(
     Ok(())
 }
 
+/// What a relay knows of the stream since it compared it with the outbox.
+struct Progress {
+    session: Session,
+    /// The highest place that is noted: what is stored from now on comes behind it.
+    newest: i64,
+}
+
+impl Progress {
+    /// Whether the connection over which the stream was checked still stands.
+    fn holds(&self, bus: &Bus) -> bool {
+        bus.is_connected() && bus.session() == self.session
+    }
+}
+
 /// Compares what the outbox noted as stored with what the stream holds, and gives back the rows that
 /// it no longer does. A stream loses from its end, so in the order of their places the first lost row
 /// is found by bisection.
-async fn find_lost_tail(connection: &mut PgConnection, bus: &Bus) -> anyhow::Result<u64> {
+async fn find_lost_tail(domain: &str, connection: &mut PgConnection, bus: &Bus) -> anyhow::Result<u64> {
     let Some((oldest, newest)) = outbox::stored_range(connection).await? else {
         return Ok(0);
     };
-    // What the stream let go of at its beginning was not lost: it had its time.
-    let kept_from = bus.first_sequence(wire::EVENTS).await?;
+    let stream = bus.extent(wire::EVENTS).await?;
     // Nearly always the last row is there, and that is all there is to ask.
-    if first_intact(connection, bus, kept_from, newest).await?.is_some() {
+    if first_intact(connection, bus, &stream, newest).await?.is_some() {
         return Ok(0);
     }
     // Every row below `from` is there, and the first one from `to` on is not.
     let (mut from, mut to) = (oldest, newest);
     while from < to {
         let middle = i64::midpoint(from, to);
-        match first_intact(connection, bus, kept_from, middle).await? {
+        match first_intact(connection, bus, &stream, middle).await? {
             Some(place) => from = place + 1,
             None => to = middle,
         }
     }
+    let gap = outbox::stored_from(connection, oldest).await?.filter(|_| from <= oldest);
+    if let Some(row) = gap.filter(|row| row.first_seq > stream.last + 1) {
+        // Published again is what is kept. What came before it may be lost too, and was not kept.
+        tracing::error!(
+            domain,
+            stream_ends_at = stream.last,
+            outbox_begins_at = row.first_seq,
+            "the stream lost more than the outbox keeps: rebuild the projections, `outcry replay <consumer>`"
+        );
+    }
     Ok(outbox::unmark(connection, from).await?)
 }
 
-/// The place of the first published row from this place on, if the stream still holds its last event.
+/// The place of the first published row from this place on, if the stream still holds it.
 async fn first_intact(
     connection: &mut PgConnection,
     bus: &Bus,
-    kept_from: i64,
+    stream: &Extent,
     place: i64,
 ) -> anyhow::Result<Option<i64>> {
     let Some(row) = outbox::stored_from(connection, place).await? else {
         return Ok(None);
     };
-    if row.last_seq < kept_from {
+    // What the stream let go of at its beginning was not lost: it had its time. Unless it was said before
+    // this stream was made: then it went with the one before.
+    if row.last_seq < stream.first && row.created_at > stream.created {
         return Ok(Some(row.last_seq));
     }
-    let held = bus.message_id(wire::EVENTS, row.last_seq).await?;
-    let noted = row.last_event.and_then(|id| id.parse().ok());
-    Ok((held.is_some() && held == noted).then_some(row.last_seq))
+    let held = bus.message_id(wire::EVENTS, row.last_seq).await?.map(|id| id.to_string());
+    Ok(held.is_some_and(|held| row.events.contains(&held)).then_some(row.last_seq))
 }
 
 /// Publishes rows, then marks those that are stored. A failure ends the round at the first event that
 /// is not stored: it comes first in the next one. Events sent together with it may be stored before
 /// it; consumers go by the versions that events carry.
-async fn publish(connection: &mut PgConnection, bus: &Bus, rows: Vec<Row>) -> anyhow::Result<()> {
+async fn publish(
+    connection: &mut PgConnection,
+    bus: &Bus,
+    rows: Vec<Row>,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
     let mut window = Vec::with_capacity(WINDOW);
-    let mut places = vec![(i64::MAX, 0); rows.len()];
+    let mut places = vec![Places::default(); rows.len()];
     let mut failure = None;
     'rows: for (index, row) in rows.iter().enumerate() {
         for event in &row.events {
@@ -221,25 +256,55 @@ async fn publish(connection: &mut PgConnection, bus: &Bus, rows: Vec<Row>) -> an
     }
     let stored = failure.as_ref().map_or(rows.len(), |(index, _)| *index);
     let ids: Vec<i64> = rows.iter().take(stored).map(|row| row.id).collect();
-    let (firsts, lasts): (Vec<i64>, Vec<i64>) = places.into_iter().take(stored).unzip();
+    let places = places.get(..stored).unwrap_or_default();
+    // Sent over one connection and stored over the next, or stored where other rows are noted: the stream may
+    // have lost those, and a place noted now would hide it. Looked at again first; what was stored already is
+    // not stored twice.
+    ensure!(progress.holds(bus), "the connection was made again, looking at the stream first");
+    if let Some(place) =
+        places.iter().map(|place| place.fresh).min().filter(|place| *place <= progress.newest)
+    {
+        bail!("the stream stored an event at {place}, where it held another: it went back");
+    }
+    let firsts: Vec<i64> = places.iter().map(|place| place.first).collect();
+    let lasts: Vec<i64> = places.iter().map(|place| place.last).collect();
     outbox::mark_published(connection, &ids, &firsts, &lasts).await?;
+    progress.newest = lasts.into_iter().fold(progress.newest, i64::max);
     match failure {
         Some((_, error)) => Err(error).context("publish events"),
         None => Ok(()),
     }
 }
 
+/// Where the events of a row are stored.
+#[derive(Clone)]
+struct Places {
+    first: i64,
+    last: i64,
+    /// The first of those that were not there before.
+    fresh: i64,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { first: i64::MAX, last: 0, fresh: i64::MAX }
+    }
+}
+
 /// Waits until everything in the window is stored; the row that is not, otherwise.
 async fn settle(
     window: &mut Vec<(usize, PublishAckFuture)>,
-    places: &mut [(i64, i64)],
+    places: &mut [Places],
 ) -> Option<(usize, PublishError)> {
     for (index, ack) in window.drain(..) {
         match ack.await {
             Ok(ack) => {
                 let place = i64::try_from(ack.sequence).unwrap_or(i64::MAX);
-                let (first, last) = &mut places[index];
-                (*first, *last) = ((*first).min(place), (*last).max(place));
+                let row = &mut places[index];
+                (row.first, row.last) = (row.first.min(place), row.last.max(place));
+                if !ack.duplicate {
+                    row.fresh = row.fresh.min(place);
+                }
             }
             Err(error) => return Some((index, error)),
         }
