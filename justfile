@@ -131,6 +131,11 @@ deploy function:
 dlq *arguments='list':
     cargo run --quiet --release -- dlq "$@"
 
+# make a projection anew while everything runs, for example `just replay update-stats`
+[group('operate')]
+replay consumer:
+    cargo run --quiet --release -- replay "$@"
+
 # make databases, roles and tables
 [group('operate')]
 migrate:

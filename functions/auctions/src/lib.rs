@@ -12,6 +12,8 @@ pub mod get_item;
 pub mod list_bids;
 pub mod list_changes;
 pub mod place_bid;
+pub mod snapshot_bids;
+pub mod snapshot_items;
 mod store;
 
 use platform::{Function, database::Database};
@@ -30,6 +32,8 @@ pub fn functions() -> Vec<Function> {
         place_bid::function(),
         list_bids::function(),
         list_changes::function(),
+        snapshot_items::function(),
+        snapshot_bids::function(),
         close_auction::function(),
         auctions_outcome::function(),
     ]

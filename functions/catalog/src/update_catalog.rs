@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use contracts::{
     Amount, ItemId,
-    auctions::{BidPlaced, ItemClosed, ItemCreated, ItemExtended, ItemState, ItemStatus},
+    auctions::{BidPlaced, ItemClosed, ItemCreated, ItemExtended, ItemState, ItemStatus, SnapshotItems},
 };
 use platform::{Cx, Function, Received, Result, Timestamp};
 use sqlx::PgConnection;
@@ -33,6 +33,7 @@ platform::hears! {
 /// A consumer of [`Heard`].
 pub fn function() -> Function {
     Function::events(DOMAIN, "update-catalog", update_catalog)
+        .rebuilt_from::<SnapshotItems>(&["items", "prices"])
 }
 
 async fn update_catalog(cx: &mut Cx, events: Vec<Received<Heard>>) -> Result<()> {

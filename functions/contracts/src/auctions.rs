@@ -1,7 +1,7 @@
 //! What is said about items and bids.
 
 use garde::Validate;
-use platform::{Command, Event, Message, Query, Refused, Timestamp, UserId};
+use platform::{Command, Event, Message, Query, Refused, Timestamp, UserId, replay::SnapshotPage};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -153,6 +153,40 @@ impl Message for ListChanges {
 }
 
 impl Query for ListChanges {}
+
+/// Tell every item as it is now, page by page: for projections that are made anew.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
+pub struct SnapshotItems {
+    /// Where the page before ended.
+    #[serde(default)]
+    #[garde(skip)]
+    pub after: Option<String>,
+}
+
+impl Message for SnapshotItems {
+    const DOMAIN: &'static str = "auctions";
+    const FUNCTION: &'static str = "snapshot-items";
+    type Reply = SnapshotPage;
+}
+
+impl Query for SnapshotItems {}
+
+/// Tell every accepted bid and every sale, page by page: for projections that are made anew.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
+pub struct SnapshotBids {
+    /// Where the page before ended.
+    #[serde(default)]
+    #[garde(skip)]
+    pub after: Option<String>,
+}
+
+impl Message for SnapshotBids {
+    const DOMAIN: &'static str = "auctions";
+    const FUNCTION: &'static str = "snapshot-bids";
+    type Reply = SnapshotPage;
+}
+
+impl Query for SnapshotBids {}
 
 /// Where an item stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -351,6 +385,10 @@ impl Event for ItemCreated {
     fn key(&self) -> Uuid {
         self.0.item_id.0
     }
+
+    fn version(&self) -> i64 {
+        self.0.item_version
+    }
 }
 
 impl Event for ItemExtended {
@@ -359,6 +397,10 @@ impl Event for ItemExtended {
     fn key(&self) -> Uuid {
         self.0.item_id.0
     }
+
+    fn version(&self) -> i64 {
+        self.0.item_version
+    }
 }
 
 impl Event for ItemClosed {
@@ -366,6 +408,10 @@ impl Event for ItemClosed {
 
     fn key(&self) -> Uuid {
         self.0.item_id.0
+    }
+
+    fn version(&self) -> i64 {
+        self.0.item_version
     }
 }
 
@@ -409,6 +455,10 @@ impl Event for BidPlaced {
 
     fn key(&self) -> Uuid {
         self.item_id.0
+    }
+
+    fn version(&self) -> i64 {
+        self.seq
     }
 }
 
@@ -463,6 +513,10 @@ impl Event for BidWon {
 
     fn key(&self) -> Uuid {
         self.item_id.0
+    }
+
+    fn version(&self) -> i64 {
+        self.seq
     }
 }
 

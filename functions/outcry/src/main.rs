@@ -13,7 +13,7 @@ use outcry::{
 };
 use platform::{Config, Env, Wakes, database};
 
-use crate::command_line::{bench, call, dlq, emit, join, run, say, verify};
+use crate::command_line::{bench, call, dlq, emit, join, replay, run, say, verify};
 
 /// An auction marketplace built as small functions on NATS JetStream.
 #[derive(Parser)]
@@ -100,6 +100,11 @@ enum Command {
     /// Look at what functions gave up, have it tried again, or forget it.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
+    /// Make a projection anew from what its authority knows and the stream, while everything runs.
+    Replay {
+        /// The consumer that keeps it, for example `update-stats`.
+        consumer: String,
+    },
     /// Replace a function of the platform that runs here by its release binary, without a gap.
     Deploy {
         /// Its name, as `functions` lists it.
@@ -158,6 +163,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Some(Command::Emit { event, changes }) => emit::emit(event.as_deref(), &changes).await,
         Some(Command::Dlq(what)) => dlq::run(what).await,
+        Some(Command::Replay { consumer }) => replay::replay(&consumer).await,
         Some(Command::Deploy { function, program }) => run::deploy(&function, program).await,
         Some(Command::Ps) => run::ps().await,
         Some(Command::Migrate) => {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use contracts::{
     Timestamp, UserId,
-    auctions::{BidPlaced, BidWon},
+    auctions::{BidPlaced, BidWon, SnapshotBids},
 };
 use platform::{Cx, Function, Received, Result};
 
@@ -25,7 +25,7 @@ platform::hears! {
 
 /// A consumer of [`Heard`].
 pub fn function() -> Function {
-    Function::events(DOMAIN, "update-stats", update_stats)
+    Function::events(DOMAIN, "update-stats", update_stats).rebuilt_from::<SnapshotBids>(&["user_figures"])
 }
 
 async fn update_stats(cx: &mut Cx, events: Vec<Received<Heard>>) -> Result<()> {

@@ -295,6 +295,11 @@ impl Bus {
         stream.map_err(|error| Outage(format!("look into {name}: {error}")).into())
     }
 
+    /// How far a consumer is.
+    pub(crate) async fn consumer(&self, stream: &str, consumer: &str) -> Result<ConsumerInfo> {
+        self.call(format!("CONSUMER.INFO.{stream}.{consumer}"), json!({})).await
+    }
+
     /// Puts an event into its stream, as an operator may; returns its place there.
     pub async fn publish_event(&self, subject: &str, body: impl Into<Bytes>) -> Result<u64> {
         let trace = Trace::start();
@@ -385,6 +390,31 @@ pub(crate) struct ApiError {
     pub(crate) err_code: u64,
     #[serde(default)]
     pub(crate) description: String,
+}
+
+/// How far a consumer is.
+#[derive(Deserialize)]
+pub(crate) struct ConsumerInfo {
+    num_pending: u64,
+    num_ack_pending: u64,
+    ack_floor: SequencePair,
+}
+
+#[derive(Deserialize)]
+struct SequencePair {
+    stream_seq: u64,
+}
+
+impl ConsumerInfo {
+    /// How many messages are not settled: those that wait, and those in work.
+    pub(crate) fn unsettled(&self) -> u64 {
+        self.num_pending + self.num_ack_pending
+    }
+
+    /// Every message up to this place is settled, as far as it is meant for the consumer.
+    pub(crate) fn settled_to(&self) -> i64 {
+        i64::try_from(self.ack_floor.stream_seq).unwrap_or_default()
+    }
 }
 
 #[derive(Deserialize)]

@@ -185,6 +185,9 @@ async fn migrate_one(admin: &Admin, database: &Database, name: &str) -> anyhow::
     let sql = format!(
         "create schema if not exists platform;
          grant usage on schema platform, public to {domain};
+         -- Where a projection is rebuilt beside its live tables, by the function itself.
+         create schema if not exists rebuild;
+         grant usage, create on schema rebuild to {domain};
          alter default privileges grant select, insert, update, delete on tables to {domain};
          alter default privileges grant usage on sequences to {domain};"
     );

@@ -10,6 +10,7 @@ use crate::{
     invoke::{BatchCommand, Commands, DueWork, Events, Queries, Recall, SingleCommand, Work},
     metrics::{Counter, Delay},
     outcome::Outcomes,
+    replay::SnapshotPage,
     sender::Addressed,
     wire::{self, Command, Message, Query},
 };
@@ -41,6 +42,27 @@ pub trait Hears: Sized + Send + Sync + 'static {
 
     /// Reads the payload of the event called `name`; `None` when it is not one of [`Self::NAMES`].
     fn read(name: &str, payload: &str) -> Option<serde_json::Result<Self>>;
+
+    /// Which event it is.
+    fn fact(&self) -> Fact;
+}
+
+/// Which event it is, whoever tells it: the stream, or a snapshot of the authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fact {
+    /// Its name.
+    pub event: &'static str,
+    /// What it happened to.
+    pub key: uuid::Uuid,
+    /// See [`Event::version`].
+    pub version: i64,
+}
+
+impl Fact {
+    /// Of an event.
+    pub fn of<E: Event>(event: &E) -> Self {
+        Self { event: E::NAME, key: event.key(), version: event.version() }
+    }
 }
 
 /// Declares the events that a consumer reacts to, as an enum with a variant for each.
@@ -59,6 +81,12 @@ macro_rules! hears {
                         Some($crate::function::from_json(payload).map(Self::$variant))
                     })+
                     _ => None,
+                }
+            }
+
+            fn fact(&self) -> $crate::function::Fact {
+                match self {
+                    $(Self::$variant(event) => $crate::function::Fact::of(event),)+
                 }
             }
         }
@@ -87,6 +115,19 @@ pub struct Spec {
     pub lanes: usize,
     /// The most messages in one transaction.
     pub batch: usize,
+    /// How its projection is made anew, if it keeps one.
+    pub rebuild: Option<Rebuild>,
+}
+
+/// How a consumer's projection is made anew.
+#[derive(Debug, Clone, Copy)]
+pub struct Rebuild {
+    /// All the tables that its handler writes, and nobody else does.
+    pub tables: &'static [&'static str],
+    /// The domain that knows what is projected.
+    pub authority: &'static str,
+    /// The query of that domain that tells all of it, page by page.
+    pub snapshot: &'static str,
 }
 
 /// What wakes a function.
@@ -232,7 +273,7 @@ impl Function {
         batch: usize,
     ) -> Self {
         let (emits, counts, times) = (Vec::new(), Vec::new(), Vec::new());
-        let spec = Spec { domain, name, wakes, emits, counts, times, lanes, batch };
+        let spec = Spec { domain, name, wakes, emits, counts, times, lanes, batch, rebuild: None };
         Self { spec: Arc::new(spec), work, resources: Vec::new() }
     }
 
@@ -262,6 +303,15 @@ impl Function {
                 names.push(E::NAME);
             }
         })
+    }
+
+    /// Of a consumer that keeps a projection: the tables that its handler writes can be made anew from this snapshot of
+    /// the authority and the stream. `outcry replay` does it, and the consumer itself when the stream has let go of
+    /// what it had not heard.
+    #[must_use]
+    pub fn rebuilt_from<Q: Query<Reply = SnapshotPage>>(self, tables: &'static [&'static str]) -> Self {
+        let rebuild = Rebuild { tables, authority: Q::DOMAIN, snapshot: Q::FUNCTION };
+        self.with(|spec| spec.rebuild = Some(rebuild))
     }
 
     /// How many transactions of one replica run at once, and how many messages each may hold.

@@ -31,6 +31,7 @@ use crate::{
     metrics::{Metrics, Waits},
     outbox,
     outcome::{self, Claim},
+    replay::{self, Heard, ToldBy},
     sender::Addressed,
     service::{Counts, Outcome},
     tally::{Tallies, Tally},
@@ -162,6 +163,19 @@ pub(crate) trait Batch: Send + Sync {
         careful: bool,
     ) -> BoxFuture<'a, Result<Vec<Verdict>>>;
 
+    /// Runs the handler in the transaction of a rebuild, on those events that it does not contain yet.
+    fn relive<'a>(
+        &'a self,
+        host: &'a Host,
+        cx: &'a mut Cx,
+        members: &'a [Delivery],
+        told_by: ToldBy,
+    ) -> BoxFuture<'a, Result<()>> {
+        let _ = (cx, members, told_by);
+        let function = host.spec().name;
+        Box::pin(async move { Err(anyhow::anyhow!("{function} keeps no projection").into()) })
+    }
+
     /// A command as its text says, ready to go; events are not sent to a function.
     fn address(&self, _body: &[u8]) -> Result<Addressed> {
         Err(Refused::malformed("it is woken by events").into())
@@ -212,6 +226,22 @@ impl Host {
         })
     }
 
+    /// The same function on other tables: what it does there is neither counted nor told.
+    pub(crate) fn beside(&self, pool: PgPool) -> Self {
+        // Nobody asks these.
+        let metrics = Metrics::new("");
+        Self {
+            breaker: Breaker::default(),
+            counts: metrics.counts(self.spec().name),
+            tallies: Tallies::of(self.spec(), &metrics),
+            waits: metrics.watch_pool(self.spec().domain, &pool),
+            function: self.function.clone(),
+            pool,
+            bus: self.bus.clone(),
+            resources: Arc::clone(&self.resources),
+        }
+    }
+
     /// What is known of the function without running it.
     pub fn spec(&self) -> &Arc<Spec> {
         &self.function.spec
@@ -225,7 +255,7 @@ impl Host {
         cx
     }
 
-    fn cx(&self, caller: Option<Caller>, now: Timestamp, trace: Trace) -> Cx {
+    pub(crate) fn cx(&self, caller: Option<Caller>, now: Timestamp, trace: Trace) -> Cx {
         Cx {
             spec: Arc::clone(self.spec()),
             pool: self.pool.clone(),
@@ -803,7 +833,7 @@ impl<C: Command, H: HandleCommands<C>> Batch for Commands<C, H> {
 }
 
 /// An event, and when it happened.
-type Heard<E> = (Received<E>, Timestamp);
+type Dated<E> = (Received<E>, Timestamp);
 
 pub(crate) struct Events<E, H> {
     handler: H,
@@ -820,7 +850,7 @@ where
     }
 
     /// Reads a message as an event; the reason why not otherwise.
-    fn read(host: &Host, cx: &Cx, index: usize, delivery: &Delivery) -> Result<Heard<E>, String> {
+    fn read(host: &Host, cx: &Cx, index: usize, delivery: &Delivery) -> Result<Dated<E>, String> {
         let envelope: Envelope<&RawValue> =
             serde_json::from_slice(&delivery.body).map_err(|error| format!("not an event: {error}"))?;
         // The subject decides, because consumers filter by it: events.<thing>.<fact>.<version>.<key>
@@ -851,7 +881,7 @@ where
         let trace = members.first().map_or_else(Trace::start, |first| Trace::from_headers(&first.headers));
         let mut cx = host.cx(None, Timestamp::now(), trace);
         let mut verdicts = vec![Verdict::Done; members.len()];
-        let mut heard: Vec<Heard<E>> = Vec::with_capacity(members.len());
+        let mut heard: Vec<Dated<E>> = Vec::with_capacity(members.len());
         for (index, delivery) in members.iter().enumerate() {
             match Self::read(host, &cx, index, delivery) {
                 Ok(event) => heard.push(event),
@@ -897,6 +927,41 @@ where
     ) -> BoxFuture<'a, Result<Vec<Verdict>>> {
         let span = tracing::debug_span!("events", function = host.spec().name);
         Box::pin(self.react(host, members).instrument(span))
+    }
+
+    fn relive<'a>(
+        &'a self,
+        host: &'a Host,
+        cx: &'a mut Cx,
+        members: &'a [Delivery],
+        told_by: ToldBy,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            // What cannot be read is for the live consumer to give up.
+            let heard = members
+                .iter()
+                .enumerate()
+                .filter_map(|(index, member)| Self::read(host, cx, index, member).ok())
+                .map(|(event, _)| event);
+            let heard: Vec<Received<E>> = heard.collect();
+            let known: Vec<Heard> = heard
+                .iter()
+                .map(|event| Heard {
+                    id: event.id,
+                    place: members.get(event.index).map_or(0, |member| member.sequence),
+                    fact: event.message.fact(),
+                })
+                .collect();
+            let fresh = replay::fresh(cx.tx().await?, &known, told_by).await?;
+            let heard: Vec<Received<E>> =
+                heard.into_iter().zip(fresh).filter(|(_, fresh)| *fresh).map(|(event, _)| event).collect();
+            if !heard.is_empty() {
+                self.handler.call(cx, heard).await?;
+            }
+            // What the handler says was said when it happened.
+            cx.emitted.clear();
+            Ok(())
+        })
     }
 }
 

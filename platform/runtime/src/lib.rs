@@ -31,6 +31,7 @@ mod outbox;
 mod outcome;
 pub mod provision;
 pub mod relay;
+pub mod replay;
 mod runner;
 mod sender;
 pub mod service;

@@ -2,9 +2,9 @@
 //!
 //! The [relay](crate::relay) publishes rows after their commit.
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
-use crate::{Result, Timestamp, wire::Outgoing};
+use crate::{Result, Timestamp, relay::Published, wire::Outgoing};
 
 /// Writes the events of the transaction.
 pub(crate) async fn store(tx: &mut PgConnection, events: &[Outgoing]) -> Result<()> {
@@ -100,6 +100,21 @@ pub(crate) async fn stored_from(connection: &mut PgConnection, place: i64) -> Re
         place,
     )
     .fetch_optional(connection)
+    .await?;
+    Ok(row)
+}
+
+/// How many rows up to this one wait to be published, and which is the newest.
+pub(crate) async fn published(pool: &PgPool, up_to: Option<i64>) -> Result<Published> {
+    let row = sqlx::query_as!(
+        Published,
+        r#"
+        select coalesce((select max(id) from platform.outbox), 0) as "newest!",
+            (select count(*) from platform.outbox where not published and id <= coalesce($1, id)) as "waiting!"
+        "#,
+        up_to,
+    )
+    .fetch_one(pool)
     .await?;
     Ok(row)
 }

@@ -3,7 +3,10 @@
 //! One relay of a domain is active, by an advisory lock on a connection of its own; others stand by.
 //! Rows stay after the stream's acknowledgement, because an acknowledgement is not yet an fsync.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail, ensure};
 use async_nats::{
@@ -13,13 +16,15 @@ use async_nats::{
         message::PublishMessage,
     },
 };
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::BoxFuture};
 use prometheus::{Histogram, IntCounter};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    Answer, Delivery, Trace,
     bus::{Bus, Extent, Session},
     metrics::{Metrics, SECONDS},
     outbox::{self, Row},
@@ -69,10 +74,11 @@ impl Told {
 pub async fn serve(domain: &str, pool: PgPool, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
     let name = format!("{domain}-relay");
     let counts = bus.metrics.counts(&name);
-    let told = Told::of(&bus.metrics, domain);
+    let (told, checked) = (Told::of(&bus.metrics, domain), Checked::default());
     let metadata = json!({ "domain": domain, "wakes": "the outbox" });
     let running = Service::new(name, format!("publishes what {domain} says"), metadata)
         .counted("outbox", wire::poke_subject(domain))
+        .answering("published", format!("published.{domain}"), 4, published_answer(&pool, &bus, &checked))
         .start(&bus)
         .await?;
     // The same options as the pool's, but a connection that nobody else uses: it holds the lock.
@@ -84,7 +90,7 @@ pub async fn serve(domain: &str, pool: PgPool, bus: Bus, stop: CancellationToken
                 return Ok(());
             }
             let mut connection = PgConnection::connect_with(&options).await?;
-            run(domain, &mut connection, &bus, (&counts, &told), &stop).await?;
+            run(domain, &mut connection, &bus, (&counts, &told), &checked, &stop).await?;
             connection.close().await?;
             Ok::<_, anyhow::Error>(())
         };
@@ -101,11 +107,63 @@ pub async fn serve(domain: &str, pool: PgPool, bus: Bus, stop: CancellationToken
     Ok(())
 }
 
+/// How far a domain's outbox is published.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Published {
+    /// The newest row that is committed.
+    pub(crate) newest: i64,
+    /// How many rows up to the asked one wait.
+    pub(crate) waiting: i64,
+}
+
+/// Asks the active relay of a domain how far it is, of all rows or up to one. What it calls published it has
+/// seen in the stream since the connection was made.
+pub(crate) async fn published(bus: &Bus, domain: &str, up_to: Option<i64>) -> crate::Result<Published> {
+    bus.request(format!("published.{domain}"), &up_to, None, &Trace::start()).await?.parse()
+}
+
+/// The connection over which the active relay has compared the stream with its outbox.
+#[derive(Clone, Default)]
+struct Checked(Arc<Mutex<Option<Session>>>);
+
+impl Checked {
+    fn set(&self, session: &Session) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
+    }
+
+    fn holds(&self, bus: &Bus) -> bool {
+        let checked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        bus.is_connected() && checked.as_ref() == Some(&bus.session())
+    }
+}
+
+fn published_answer(
+    pool: &PgPool,
+    bus: &Bus,
+    checked: &Checked,
+) -> impl Fn(Delivery) -> BoxFuture<'static, Answer> + Send + Sync + 'static {
+    let (pool, bus, checked) = (pool.clone(), bus.clone(), checked.clone());
+    move |request| {
+        let (pool, bus, checked) = (pool.clone(), bus.clone(), checked.clone());
+        Box::pin(async move {
+            let up_to = serde_json::from_slice(&request.body).unwrap_or_default();
+            match outbox::published(&pool, up_to).await {
+                // Looked at afterwards: the marks that were read are those of a stream that was checked.
+                Ok(published) if checked.holds(&bus) => {
+                    Answer::accepted(&published).unwrap_or_else(|_| Answer::broken())
+                }
+                _ => Answer::unavailable(),
+            }
+        })
+    }
+}
+
 async fn run(
     domain: &str,
     connection: &mut PgConnection,
     bus: &Bus,
     (counts, told): (&Counts, &Told),
+    checked: &Checked,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LOCK)
@@ -124,6 +182,7 @@ async fn run(
     }
     let newest = outbox::stored_range(connection).await?.map_or(0, |(_, newest)| newest);
     let mut progress = Progress { session, newest };
+    checked.set(&progress.session);
     tracing::debug!(domain, "relay active");
     let mut pokes = bus.client.subscribe(wire::poke_subject(domain)).await?;
     while !stop.is_cancelled() {

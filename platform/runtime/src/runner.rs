@@ -22,6 +22,7 @@ use crate::{
     error::{Outage, is_outage},
     function::Wakes,
     invoke::{Delivery, Host, Verdict},
+    replay,
     service::Service,
     wire::{self, Answer, header},
 };
@@ -66,12 +67,16 @@ async fn pull(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::R
     let spec = Arc::clone(host.spec());
     let (stream, _) = spec.consumer().context("not a function of messages")?;
     let mut puller = Puller::start(bus, stream, spec.name).await?;
-    let running = pulled(&host, bus, stream).start(bus).await?;
+    let running = pulled(&host, bus, stream, stop).start(bus).await?;
+    let mut watch = (stream == wire::EVENTS).then(replay::Watch::default);
     let lanes = Arc::new(Semaphore::new(spec.lanes));
     let tasks = TaskTracker::new();
     loop {
         let taken = async {
             host.breaker.closed(spec.name, &host.pool).await;
+            if let Some(watch) = &mut watch {
+                watch.look(&host, bus).await;
+            }
             let mut permits = vec![Arc::clone(&lanes).acquire_owned().await?];
             // One transaction holds a batch, or one message; then several may be fetched at once.
             if spec.batch == 1 {
@@ -101,13 +106,17 @@ async fn pull(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::R
 }
 
 /// A function that pulls, with its way to try a dead letter again: never for secrets, which leave none.
-fn pulled(host: &Arc<Host>, bus: &Bus, stream: &str) -> Service {
+fn pulled(host: &Arc<Host>, bus: &Bus, stream: &str, stop: &CancellationToken) -> Service {
     let spec = host.spec();
     let subjects = spec.consumer().map(|(_, subjects)| subjects.join(" ")).unwrap_or_default();
     let service = service(host).counted(spec.name, subjects);
     if stream == wire::CREDENTIALS {
         return service;
     }
+    let service = match spec.rebuild {
+        Some(_) => replay::serve(service, host, bus, stop),
+        None => service,
+    };
     let (again, bus) = (Arc::clone(host), bus.clone());
     service.answering("redrive", format!("redrive.{}", spec.name), 1, move |request| {
         let (host, bus) = (Arc::clone(&again), bus.clone());
@@ -171,7 +180,7 @@ async fn process(host: &Host, bus: &Bus, messages: Vec<Message>) {
     }
 }
 
-fn delivery(message: &jetstream::Message) -> Option<Delivery> {
+pub(crate) fn delivery(message: &jetstream::Message) -> Option<Delivery> {
     let info = message.info().ok()?;
     Some(Delivery {
         subject: message.subject.to_string(),

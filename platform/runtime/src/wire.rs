@@ -90,6 +90,13 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// What it happened to; events about one key keep their order.
     fn key(&self) -> Uuid;
+
+    /// Which of the events of this name about its key it is: above that of every one before it. What a
+    /// snapshot tells is told up to the highest version in it.
+    fn version(&self) -> i64 {
+        // What happens once.
+        1
+    }
 }
 
 /// The stream of ordinary commands.

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod call;
 pub(crate) mod dlq;
 pub(crate) mod emit;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod verify;
 

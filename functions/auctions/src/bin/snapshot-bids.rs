@@ -1,0 +1,5 @@
+//! The `snapshot-bids` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(auctions::snapshot_bids::function())
+}

@@ -1,0 +1,5 @@
+//! The `snapshot-items` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(auctions::snapshot_items::function())
+}
