@@ -386,7 +386,7 @@ impl Event for ItemCreated {
         self.0.item_id.0
     }
 
-    fn version(&self) -> i64 {
+    fn ordinal(&self) -> i64 {
         self.0.item_version
     }
 }
@@ -398,7 +398,7 @@ impl Event for ItemExtended {
         self.0.item_id.0
     }
 
-    fn version(&self) -> i64 {
+    fn ordinal(&self) -> i64 {
         self.0.item_version
     }
 }
@@ -410,7 +410,7 @@ impl Event for ItemClosed {
         self.0.item_id.0
     }
 
-    fn version(&self) -> i64 {
+    fn ordinal(&self) -> i64 {
         self.0.item_version
     }
 }
@@ -457,7 +457,7 @@ impl Event for BidPlaced {
         self.item_id.0
     }
 
-    fn version(&self) -> i64 {
+    fn ordinal(&self) -> i64 {
         self.seq
     }
 }
@@ -515,7 +515,7 @@ impl Event for BidWon {
         self.item_id.0
     }
 
-    fn version(&self) -> i64 {
+    fn ordinal(&self) -> i64 {
         self.seq
     }
 }

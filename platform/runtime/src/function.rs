@@ -54,14 +54,14 @@ pub struct Fact {
     pub event: &'static str,
     /// What it happened to.
     pub key: uuid::Uuid,
-    /// See [`Event::version`].
-    pub version: i64,
+    /// See [`Event::ordinal`].
+    pub ordinal: i64,
 }
 
 impl Fact {
     /// Of an event.
     pub fn of<E: Event>(event: &E) -> Self {
-        Self { event: E::NAME, key: event.key(), version: event.version() }
+        Self { event: E::NAME, key: event.key(), ordinal: event.ordinal() }
     }
 }
 

@@ -127,7 +127,7 @@ pub(crate) struct Heard {
 pub(crate) async fn fresh(tx: &mut PgConnection, heard: &[Heard], told_by: ToldBy) -> Result<Vec<bool>> {
     let events: Vec<&str> = heard.iter().map(|heard| heard.fact.event).collect();
     let keys: Vec<Uuid> = heard.iter().map(|heard| heard.fact.key).collect();
-    let versions: Vec<i64> = heard.iter().map(|heard| heard.fact.version).collect();
+    let versions: Vec<i64> = heard.iter().map(|heard| heard.fact.ordinal).collect();
     let contained = match told_by {
         ToldBy::Snapshot => {
             sqlx::query(
@@ -168,7 +168,7 @@ pub(crate) async fn fresh(tx: &mut PgConnection, heard: &[Heard], told_by: ToldB
         // Removing keeps one of two copies in the same batch.
         claimed.remove(id)
             && i64::try_from(*place).is_ok_and(|place| place > contained)
-            && told.get(&(fact.event, fact.key)).is_none_or(|version| fact.version > *version)
+            && told.get(&(fact.event, fact.key)).is_none_or(|version| fact.ordinal > *version)
     };
     Ok(heard.iter().map(is_fresh).collect())
 }

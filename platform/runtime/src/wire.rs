@@ -93,7 +93,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// Which of the events of this name about its key it is: above that of every one before it. What a
     /// snapshot tells is told up to the highest version in it.
-    fn version(&self) -> i64 {
+    fn ordinal(&self) -> i64 {
         // What happens once.
         1
     }

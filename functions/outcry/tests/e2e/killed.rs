@@ -43,9 +43,9 @@ struct Told {
 }
 
 /// Bidders who bid all the time on items that end while it goes on, and on one that does not.
-struct Market {
-    seller: Visitor,
-    bidders: Vec<Visitor>,
+pub(crate) struct Market {
+    pub(crate) seller: Visitor,
+    pub(crate) bidders: Vec<Visitor>,
     items: Vec<Value>,
     told: Arc<Mutex<Vec<Told>>>,
     stop: CancellationToken,
@@ -54,7 +54,7 @@ struct Market {
 
 impl Market {
     /// Items that end after so many seconds, one that stays open, and bidders who begin at once.
-    async fn open(platform: &Platform, ends: &[f64]) -> Self {
+    pub(crate) async fn open(platform: &Platform, ends: &[f64]) -> Self {
         let seller = Visitor::new(&platform.url, "ann").await;
         let mut items = Vec::new();
         for seconds in ends.iter().chain([&OPEN]) {
@@ -89,12 +89,12 @@ impl Market {
     }
 
     /// How many were accepted so far.
-    fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.told.lock().unwrap().iter().filter(|told| told.answer.is_ok()).count()
     }
 
     /// Waits until bids are accepted again, which is how long it takes callers to notice that all is well.
-    async fn goes_on(&self, what: &str) {
+    pub(crate) async fn goes_on(&self, what: &str) {
         let (before, since) = (self.accepted(), Instant::now());
         while self.accepted() < before + BIDDERS {
             assert!(since.elapsed() < SETTLED_WITHIN, "no bid is accepted any more after {what}");
@@ -103,7 +103,7 @@ impl Market {
     }
 
     /// Ends the load and looks, through the public API alone, whether every promise was kept.
-    async fn audit(self, least: usize) {
+    pub(crate) async fn audit(self, least: usize) {
         self.stop.cancel();
         self.busy.close();
         self.busy.wait().await;

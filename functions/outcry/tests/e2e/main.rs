@@ -5,6 +5,7 @@
 mod bench;
 mod full;
 mod killed;
+mod replay;
 mod split;
 
 use std::{
