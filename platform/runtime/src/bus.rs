@@ -295,6 +295,11 @@ impl Bus {
         stream.map_err(|error| Outage(format!("look into {name}: {error}")).into())
     }
 
+    /// How many messages a consumer has still to settle: those that wait, and those in work.
+    pub async fn unsettled(&self, stream: &str, consumer: &str) -> Result<u64> {
+        Ok(self.consumer(stream, consumer).await?.unsettled())
+    }
+
     /// How far a consumer is.
     pub(crate) async fn consumer(&self, stream: &str, consumer: &str) -> Result<ConsumerInfo> {
         self.call(format!("CONSUMER.INFO.{stream}.{consumer}"), json!({})).await

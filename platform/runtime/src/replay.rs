@@ -243,23 +243,27 @@ async fn answer(request: &Delivery, host: Arc<Host>, bus: Bus, stop: Cancellatio
 }
 
 async fn look_up(host: &Host) -> Result<Progress> {
-    let row = sqlx::query!(
+    // Before the row is read: who holds the lock no longer has written how it ended.
+    let running = sqlx::query_scalar!(
         r#"
-        select step, told, heard, started_at, ended_at, error,
-            exists (select from pg_locks where locktype = 'advisory' and objsubid = 1
-                and database = (select oid from pg_database where datname = current_database())
-                and (classid::bigint << 32) | objid::bigint = $2) as "running!"
-        from platform.rebuild where consumer = $1
+        select exists (select from pg_locks where locktype = 'advisory' and objsubid = 1
+            and database = (select oid from pg_database where datname = current_database())
+            and (classid::bigint << 32) | objid::bigint = $1) as "running!"
         "#,
-        host.spec().name,
         LOCK,
+    )
+    .fetch_one(&host.pool)
+    .await?;
+    let row = sqlx::query!(
+        "select step, told, heard, started_at, ended_at, error from platform.rebuild where consumer = $1",
+        host.spec().name,
     )
     .fetch_optional(&host.pool)
     .await?;
     let never = || Refused::new(Kind::NotFound, "NOT_FOUND", "it was never rebuilt");
     let row = row.ok_or_else(never)?;
     Ok(Progress {
-        running: row.running && row.ended_at.is_none(),
+        running: running && row.ended_at.is_none(),
         step: row.step,
         told: row.told,
         heard: row.heard,
