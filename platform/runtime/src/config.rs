@@ -41,6 +41,9 @@ pub struct Config {
     /// Hours that published outbox rows stay, so that a lost tail of the stream can be replaced.
     #[serde(default = "default_outbox_hours")]
     pub outbox_retention_hours: u32,
+    /// How large a domain's outbox may be, in bytes; published rows leave earlier then.
+    #[serde(default = "default_outbox_bytes")]
+    pub outbox_max_bytes: u64,
 }
 
 /// How careful the platform is.
@@ -76,6 +79,9 @@ fn default_idle() -> u64 {
 fn default_outbox_hours() -> u32 {
     24
 }
+fn default_outbox_bytes() -> u64 {
+    8 << 30
+}
 
 /// What each variable expects, with an example; shown when a value cannot be read.
 const EXPECTED: &[(&str, &str, &str)] = &[
@@ -93,6 +99,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("OUTCRY_ENV", "development or production", "development"),
     ("LOG_FORMAT", "pretty or json", "json"),
     ("OUTBOX_RETENTION_HOURS", "a whole number of hours", "24"),
+    ("OUTBOX_MAX_BYTES", "a whole number of bytes", "8589934592"),
     ("JWT_ISSUER", "a name or URL", "outcry"),
     ("JWT_KEY_FILE", "the path of an Ed25519 key in PEM", ".outcry/jwt-key.pem"),
     ("OUTCRY_DATA", "a folder", ".outcry"),

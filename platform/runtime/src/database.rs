@@ -12,7 +12,7 @@ use sqlx::{
 
 use crate::{
     config::{Config, Env},
-    wire,
+    outbox, wire,
 };
 
 /// The tables of the runner; every domain's database has them.
@@ -201,24 +201,42 @@ async fn migrate_one(admin: &Admin, database: &Database, name: &str) -> anyhow::
 
 /// Makes the outbox partitions of the next days, drops those that are past keeping, and forgets
 /// outcomes and inbox rows that nobody can ask for any more. Needs `DATABASE_URL`.
+///
+/// A database that cannot be reached does not keep the others from being looked after.
 pub async fn maintain(env: &Env, config: &Config, databases: &[Database]) -> anyhow::Result<()> {
     let admin = admin(env)?;
+    let mut maintained = Ok(());
     for database in databases {
         let domain = database.domain;
-        let mut connection = connect(&derived(&admin, domain, &owner(domain))).await?;
-        make_partitions(&mut connection).await?;
-        drop_partitions(&mut connection, config.outbox_retention_hours).await?;
-        // In small pieces, so that no lock and no replication lag grows with the traffic.
-        for purge in [
-            "delete from platform.outcome where id in (select id from platform.outcome where expires_at < now() limit 5000)",
-            "delete from platform.inbox where ctid in (select ctid from platform.inbox where seen_at < now() - interval '8 days' limit 5000)",
-            "delete from platform.attempt where updated_at < now() - interval '8 days'",
-        ] {
-            while sqlx::raw_sql(purge).execute(&mut connection).await?.rows_affected() >= 5_000 {}
+        let options = derived(&admin, domain, &owner(domain));
+        if let Err(error) = maintain_one(&options, config).await {
+            maintained = Err(error.context(format!("maintain {domain}")));
         }
-        connection.close().await?;
     }
+    maintained
+}
+
+/// Looks after one database, as its owner.
+async fn maintain_one(owner: &PgConnectOptions, config: &Config) -> anyhow::Result<()> {
+    let mut connection = connect(owner).await?;
+    make_partitions(&mut connection).await?;
+    outbox::let_go(&mut connection, config).await?;
+    // In small pieces, so that no lock and no replication lag grows with the traffic.
+    for purge in [
+        "delete from platform.outcome where id in (select id from platform.outcome where expires_at < now() limit 5000)",
+        "delete from platform.inbox where ctid in (select ctid from platform.inbox where seen_at < now() - interval '8 days' limit 5000)",
+        "delete from platform.attempt where ctid in (select ctid from platform.attempt where updated_at < now() - interval '8 days' limit 5000)",
+    ] {
+        while sqlx::raw_sql(purge).execute(&mut connection).await?.rows_affected() >= 5_000 {}
+    }
+    connection.close().await?;
     Ok(())
+}
+
+/// As [`maintain`], of a database under a name of its own: for tests.
+pub async fn maintain_as(url: &str, config: &Config, database: &Database, name: &str) -> anyhow::Result<()> {
+    let admin = Admin::parse(url)?;
+    maintain_one(&derived(&admin, name, &owner(database.domain)), config).await
 }
 
 async fn make_partitions(owner: &mut PgConnection) -> anyhow::Result<()> {
@@ -231,29 +249,6 @@ async fn make_partitions(owner: &mut PgConnection) -> anyhow::Result<()> {
              exception when check_violation then null; end $$"
         );
         execute(owner, sql).await?;
-    }
-    Ok(())
-}
-
-async fn drop_partitions(owner: &mut PgConnection, hours: u32) -> anyhow::Result<()> {
-    // A partition goes when even its last row is past keeping, and never with a row unpublished.
-    let old = sqlx::query_scalar!(
-        r#"
-        select relname::text as "name!" from pg_class
-        where relnamespace = 'platform'::regnamespace and relname ~ '^outbox_[0-9]{8}$' and relkind = 'r'
-            and to_date(right(relname, 8), 'YYYYMMDD') + 1 < (now() at time zone 'utc') - make_interval(hours => $1)
-        order by 1
-        "#,
-        i32::try_from(hours).unwrap_or(i32::MAX),
-    )
-    .fetch_all(&mut *owner)
-    .await?;
-    for name in old {
-        let check = format!("select exists (select from platform.{name} where not published)");
-        let waiting: bool = sqlx::query_scalar(AssertSqlSafe(check)).fetch_one(&mut *owner).await?;
-        if !waiting {
-            execute(owner, format!("drop table platform.{name}")).await?;
-        }
     }
     Ok(())
 }

@@ -2,9 +2,9 @@
 //!
 //! The [relay](crate::relay) publishes rows after their commit.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
-use crate::{Result, Timestamp, relay::Published, wire::Outgoing};
+use crate::{Config, Result, Timestamp, error::is_crowded, relay::Published, wire::Outgoing};
 
 /// Writes the events of the transaction.
 pub(crate) async fn store(tx: &mut PgConnection, events: &[Outgoing]) -> Result<()> {
@@ -138,6 +138,128 @@ pub(crate) async fn unmark(connection: &mut PgConnection, place: i64) -> Result<
         .rows_affected();
         all += given_back;
         if given_back == 0 {
+            return Ok(all);
+        }
+    }
+}
+
+/// The most rows deleted in one piece.
+const PIECE: i64 = 5_000;
+
+/// Drops the partitions whose every row is past keeping, and more while the outbox is larger than it may be. A row
+/// that is not published never goes. Needs the owner's role.
+pub(crate) async fn let_go(owner: &mut PgConnection, config: &Config) -> anyhow::Result<()> {
+    let hours = i32::try_from(config.outbox_retention_hours).unwrap_or(i32::MAX);
+    let past = sqlx::query!(
+        r#"
+        select relname::text as "name!",
+            to_date(right(relname, 8), 'YYYYMMDD') + 1 < (now() at time zone 'utc') - make_interval(hours => $1)
+                as "is_past_keeping!",
+            pg_total_relation_size(oid) as "bytes!"
+        from pg_class
+        where relnamespace = 'platform'::regnamespace and relname ~ '^outbox_[0-9]{8}$' and relkind = 'r'
+            and to_date(right(relname, 8), 'YYYYMMDD') < (now() at time zone 'utc')::date
+        order by 1
+        "#,
+        hours,
+    )
+    .fetch_all(&mut *owner)
+    .await?;
+    let most = i64::try_from(config.outbox_max_bytes).unwrap_or(i64::MAX);
+    let mut bytes = size(owner).await?;
+    for partition in past {
+        if (partition.is_past_keeping || bytes > most) && drop_partition(owner, &partition.name).await? {
+            bytes -= partition.bytes;
+        }
+    }
+    // What came on a day for which no partition was made.
+    delete(
+        owner,
+        "outbox_default",
+        "created_at < now() - make_interval(hours => $1::integer)",
+        i64::from(hours),
+    )
+    .await?;
+    if bytes > most {
+        shorten(owner, most).await?;
+    }
+    Ok(())
+}
+
+async fn size(owner: &mut PgConnection) -> anyhow::Result<i64> {
+    let bytes = sqlx::query_scalar!(
+        r#"
+        select coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint as "bytes!"
+        from pg_inherits where inhparent = 'platform.outbox'::regclass
+        "#,
+    )
+    .fetch_one(owner)
+    .await?;
+    Ok(bytes)
+}
+
+/// Drops a partition that has no unpublished row; false when it has one, or when others keep it busy.
+async fn drop_partition(owner: &mut PgConnection, name: &str) -> anyhow::Result<bool> {
+    let mut tx = owner.begin().await?;
+    // Nobody writes between the look and the drop: the relay may give rows back at any time. Whoever writes to
+    // the outbox waits behind this lock, so it is not waited for long; the next round comes.
+    let lock = format!(
+        "set local lock_timeout = '500ms'; lock table only platform.outbox, platform.{name} in access exclusive mode"
+    );
+    match sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *tx).await.map_err(anyhow::Error::from) {
+        Ok(_) => {}
+        Err(error) if is_crowded(&error) => {
+            tracing::info!(partition = name, "busy, not dropped this time");
+            return Ok(false);
+        }
+        Err(error) => return Err(error.context(format!("drop {name}"))),
+    }
+    let check = format!("select exists (select from platform.{name} where not published)");
+    let waiting: bool = sqlx::query_scalar(AssertSqlSafe(check)).fetch_one(&mut *tx).await?;
+    if waiting {
+        tracing::warn!(partition = name, "rows wait to be published, not dropped: is the relay running?");
+        return Ok(false);
+    }
+    sqlx::raw_sql(AssertSqlSafe(format!("drop table platform.{name}"))).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Deletes the oldest published rows of today, when they alone are more than there may be. Their room is
+/// used again.
+async fn shorten(owner: &mut PgConnection, most: i64) -> anyhow::Result<()> {
+    let kept = sqlx::query!(
+        r#"
+        select max(id) as newest, avg(bytes)::bigint as bytes
+        from (select id, octet_length(events) + 150 as bytes from platform.outbox order by id desc limit 1000) rows
+        "#,
+    )
+    .fetch_one(&mut *owner)
+    .await?;
+    let (Some(newest), Some(bytes)) = (kept.newest, kept.bytes) else { return Ok(()) };
+    let before = newest - most / bytes.max(1);
+    let deleted = delete(owner, "outbox", "id <= $1", before).await?;
+    if deleted > 0 {
+        tracing::warn!(
+            rows = deleted,
+            "the outbox is as large as it may be: what the stream loses is kept for less long"
+        );
+    }
+    Ok(())
+}
+
+/// Deletes published rows in small pieces.
+async fn delete(owner: &mut PgConnection, table: &str, which: &str, value: i64) -> anyhow::Result<u64> {
+    let sql = format!(
+        "delete from platform.{table} where published and (id, day) in
+            (select id, day from platform.{table} where published and {which} order by id limit {PIECE})"
+    );
+    let mut all = 0;
+    loop {
+        let query = sqlx::query(AssertSqlSafe(sql.clone())).bind(value);
+        let deleted = query.execute(&mut *owner).await?.rows_affected();
+        all += deleted;
+        if deleted < PIECE.unsigned_abs() {
             return Ok(all);
         }
     }
