@@ -190,7 +190,6 @@ impl Stage {
     }
 
     async fn step(&self, step: &str) {
-        // A step that never comes is a rebuild that ended.
         while replay::progress(&self.bus, "update-sums").await.unwrap().step != step {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -350,6 +349,33 @@ async fn what_the_snapshot_contains_and_the_relay_still_has_to_publish_counts_on
     assert_eq!(stage.ended().await.error, None);
     stage.converges().await;
     consumer.stop().await;
+}
+
+/// The swap is held up after it has read the stream to its end: what is said then comes after it.
+#[tokio::test]
+async fn what_is_said_during_the_swap_counts_once() {
+    let stage = Stage::start().await;
+    let relay = stage.relay();
+    let _others = [stage.serve(snapshot_added()), stage.serve(update_sums())];
+    stage.add(1, &[1]).await;
+    stage.converges().await;
+    relay.stop().await;
+    stage.begin().await;
+    stage.step("waiting for the relay").await;
+    let mut tx = stage.pool.begin().await.unwrap();
+    sqlx::raw_sql("lock table rebuild.sums in access exclusive mode").execute(&mut *tx).await.unwrap();
+    let _relay = stage.relay();
+    stage.step("swapping").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    stage.add(1, &[50]).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(stage.projected().await, (1, 1), "the consumer waits, and readers see what they saw");
+    tx.rollback().await.unwrap();
+
+    assert_eq!(stage.ended().await.error, None);
+    stage.converges().await;
+    assert_eq!(stage.projected().await, (2, 51));
 }
 
 /// The consumer was away: what waits for it is older than the snapshot, or not, and all of it is contained.
