@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outcry::bench::{self, Plan, Scenario, Show};
-use platform::Env;
-use serde_json::json;
+use platform::{Env, Trace};
+use serde_json::{Value, json};
 
 use crate::{Alone, SHARED, Visitor, start, story};
 
@@ -79,8 +79,20 @@ fn a_bench_finds_out_what_became_of_bids_that_were_answered_too_late() {
     story(async {
         let (platform, _data) = start(vec!["place-bid".into()]).await;
         let (env, plan) = (Env::default(), plan(&[Scenario::Bids], Some(&platform.url)));
+        let bus = testing::connect(platform.env.get("NATS_URL").unwrap()).await;
+        let waiting = async || {
+            let bids = json!({ "subjects_filter": "cmd.auctions.place-bid.*" });
+            let told = bus.request("$JS.API.STREAM.INFO.COMMANDS".into(), &bids, None, &Trace::start()).await;
+            let told: Value = serde_json::from_slice(&told.unwrap().body).unwrap();
+            let subjects = told["state"]["subjects"].as_object().cloned().unwrap_or_default();
+            subjects.values().filter_map(Value::as_u64).sum::<u64>()
+        };
         let coming = async {
-            tokio::time::sleep(Duration::from_secs(8)).await;
+            while waiting().await < 4 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            // Longer than the edge waits.
+            tokio::time::sleep(Duration::from_secs(7)).await;
             Alone::run("place-bid", &platform.env)
         };
 
