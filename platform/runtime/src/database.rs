@@ -43,6 +43,11 @@ pub fn options(env: &Env, domain: &str) -> anyhow::Result<PgConnectOptions> {
     Ok(derived(&admin, domain, domain))
 }
 
+/// The same as the owner of its tables, for who looks after them. Needs `DATABASE_URL`.
+pub(crate) fn owner_options(env: &Env, domain: &str) -> anyhow::Result<PgConnectOptions> {
+    Ok(derived(&admin(env)?, domain, &owner(domain)))
+}
+
 /// The variable that names a domain's database.
 fn own(domain: &str) -> String {
     format!("{}_DATABASE_URL", domain.to_uppercase())

@@ -97,7 +97,7 @@ impl Depths {
         databases: &[Database],
     ) -> anyhow::Result<Self> {
         let outboxes = databases.iter().map(|Database { domain, .. }| {
-            let options = database::options(env, domain)?;
+            let options = database::owner_options(env, domain)?;
             Ok((*domain, database::pool(config, options, "maintain")))
         });
         Ok(Self { bus: bus.clone(), streams, outboxes: outboxes.collect::<anyhow::Result<_>>()? })

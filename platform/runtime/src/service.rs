@@ -103,6 +103,12 @@ impl Counts {
         self.handled(std::iter::repeat_n(Outcome::Ok, messages), took);
     }
 
+    /// A request found no room. It took no time, and says nothing about how long requests take.
+    pub(crate) fn turned_away(&self, answer: &Answer) {
+        self.note_failure(&format!("answered {}", answer.status));
+        self.outcomes[Outcome::of(answer) as usize].inc();
+    }
+
     /// Why something broke that is counted as [`Outcome::Broken`].
     pub(crate) fn note_failure(&self, why: &str) {
         why.clone_into(&mut self.last_failure.lock().unwrap_or_else(PoisonError::into_inner));
@@ -348,8 +354,7 @@ async fn answer_all(bus: Bus, mut requests: Subscriber, work: Work, stop: Cancel
             // Saying so at once beats a queue that ends in a timeout.
             shed.inc();
             let answer = Answer::unavailable();
-            counts.note_failure(&format!("answered {}", answer.status));
-            counts.handled([Outcome::of(&answer)], Duration::ZERO);
+            counts.turned_away(&answer);
             let _ = respond(&bus, &request, answer).await;
             continue;
         };

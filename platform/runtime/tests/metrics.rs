@@ -200,7 +200,8 @@ async fn who_finds_no_room_is_counted_as_shed() {
     let refused = answers.into_iter().filter(|answer| answer.as_ref().unwrap().status == 503).count();
     let told = told(&bus);
     assert_eq!(told.value("fn_shed_total", &[("fn", "look"), ("reason", "lanes")]), refused as f64);
-    assert_eq!(told.value("fn_requests_total", &[("fn", "look")]), (5 - refused) as f64);
+    assert_eq!(told.value("fn_requests_total", &[("fn", "look"), ("outcome", "broken")]), refused as f64);
+    assert_eq!(told.value("fn_duration_seconds_count", &[("fn", "look")]), (5 - refused) as f64);
     assert!((1..5).contains(&refused), "{refused}");
 }
 
