@@ -239,6 +239,15 @@ pub(crate) fn is_outage(error: &anyhow::Error) -> bool {
     })
 }
 
+/// True when a connection that had stood was found to be gone.
+pub(crate) fn is_connection_lost(error: &anyhow::Error) -> bool {
+    let is_io = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref::<sqlx::Error>(), Some(sqlx::Error::Io(_)))
+    };
+    // 57P01: it was ended by the server.
+    error.chain().any(is_io) || has_code(error, &["57P01"])
+}
+
 /// True when running the same work once more at once is likely to help: others were in the way, or
 /// two invocations claimed the same command at the same time.
 pub(crate) fn is_race(error: &anyhow::Error) -> bool {

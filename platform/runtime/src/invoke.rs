@@ -480,7 +480,7 @@ impl Host {
         let Work::Query(work) = &self.function.work else {
             return Answer::broken();
         };
-        let asked = AssertUnwindSafe(work.ask(self, request)).catch_unwind();
+        let asked = AssertUnwindSafe(self.ask(work.as_ref(), request)).catch_unwind();
         let error = match tokio::time::timeout(LONGEST_ATTEMPT, asked).await {
             Ok(Ok(Ok(answer))) => return answer,
             Ok(Ok(Err(Error::Refused(refused)))) => return Answer::refused(&refused),
@@ -493,6 +493,20 @@ impl Host {
         let trace_id = Trace::from_headers(&request.headers).trace_id;
         tracing::error!(function = self.spec().name, trace_id, error = format!("{error:#}"), "query broke");
         if error::is_outage(&error) { Answer::unavailable() } else { Answer::broken() }
+    }
+
+    /// Once more when the connection was lost: those that Postgres ended while nobody used them, as when it is started
+    /// again, are found out by the first who do.
+    async fn ask(&self, work: &dyn Ask, request: &Delivery) -> Result<Answer> {
+        for _ in 0..self.pool.options().get_max_connections() {
+            match work.ask(self, request).await {
+                Err(Error::Broken(error)) if error::is_connection_lost(&error) => {
+                    tracing::debug!(function = self.spec().name, "asking over another connection");
+                }
+                answered => return answered,
+            }
+        }
+        work.ask(self, request).await
     }
 
     /// When due work is next due.

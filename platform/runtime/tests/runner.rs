@@ -12,8 +12,8 @@ use std::{
 
 use garde::Validate;
 use platform::{
-    Answer, Bus, Caller, Command, Config, Cx, Env, Error, Event, Function, Host, Kind, Message, Recall,
-    Received, Refused, Request, Result, Role, Sender, Sent, Timestamp, Trace, UserId,
+    Answer, Bus, Caller, Command, Config, Cx, Env, Error, Event, Function, Host, Kind, Message, Query,
+    Recall, Received, Refused, Request, Result, Role, Sender, Sent, Timestamp, Trace, UserId,
     database::{self, Database},
     dead_letter,
     provision::Definitions,
@@ -354,6 +354,34 @@ async fn a_session_lost_in_the_middle_of_the_work_costs_time_only() {
 
     assert!(answer.is_accepted());
     assert_eq!(stage.tally("slow").await, 1);
+}
+
+/// Asks Postgres something.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+struct CountNames {}
+
+impl Message for CountNames {
+    const DOMAIN: &'static str = "tests";
+    const FUNCTION: &'static str = "count-names";
+    type Reply = i64;
+}
+
+impl Query for CountNames {}
+
+/// As after a restart of Postgres: all connections that wait in the pool are dead, and nobody knows.
+#[tokio::test]
+async fn a_question_over_a_dead_connection_is_asked_over_another() {
+    async fn count(cx: &mut Cx, _: CountNames) -> Result<i64> {
+        Ok(sqlx::query_scalar("select count(*) from tally").fetch_one(cx.tx().await?).await?)
+    }
+    let (app, count) = (Harness::start(test_database()).await, Function::query(count));
+    let busy = (0..3).map(|_| async { app.pool().acquire().await.unwrap() });
+    drop(futures_util::future::join_all(busy).await);
+    let mut other = app.pool().acquire().await.unwrap();
+    let kill = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    sqlx::query(kill).execute(&mut *other).await.unwrap();
+
+    assert_eq!(app.ask(&count, &CountNames {}).await.unwrap(), 0);
 }
 
 #[tokio::test]
