@@ -159,27 +159,43 @@ impl Bus {
         caller: Option<Caller>,
         trace: &Trace,
     ) -> Result<Answer> {
-        let payload = Bytes::from(serde_json::to_vec(question)?);
-        let ask = |within: Duration| {
-            let mut headers = HeaderMap::new();
-            trace.write(&mut headers);
-            if let Some(caller) = caller {
-                caller.write(&mut headers);
-            }
-            let request = async_nats::Request::new().payload(payload.clone()).headers(headers);
-            self.client.send_request(subject.clone(), request.timeout(Some(within)))
-        };
-        let mut first = std::pin::pin!(ask(QUERY_TIMEOUT));
-        let answered = match tokio::time::timeout(ASK_AGAIN, first.as_mut()).await {
-            Ok(answered) => answered,
-            Err(_) => {
-                tracing::debug!(subject, "not answered, asking once more");
-                let again = std::pin::pin!(ask(QUERY_TIMEOUT - ASK_AGAIN));
-                future::select_ok([future::Either::Left(first), future::Either::Right(again)])
-                    .await
-                    .map(|(message, _)| message)
-            }
-        };
+        let question = Bytes::from(serde_json::to_vec(question)?);
+        let mut first = std::pin::pin!(self.send(&subject, question.clone(), caller, trace, QUERY_TIMEOUT));
+        if let Ok(answered) = tokio::time::timeout(ASK_AGAIN, first.as_mut()).await {
+            return answered;
+        }
+        tracing::debug!(subject, "not answered, asking once more");
+        let again = std::pin::pin!(self.send(&subject, question, caller, trace, QUERY_TIMEOUT - ASK_AGAIN));
+        future::select_ok([future::Either::Left(first), future::Either::Right(again)])
+            .await
+            .map(|(answer, _)| answer)
+    }
+
+    /// Asks a function to do something that must not be asked twice.
+    pub(crate) async fn request_once(
+        &self,
+        subject: String,
+        question: &(impl Serialize + Sync),
+        trace: &Trace,
+    ) -> Result<Answer> {
+        self.send(&subject, serde_json::to_vec(question)?.into(), None, trace, QUERY_TIMEOUT).await
+    }
+
+    async fn send(
+        &self,
+        subject: &str,
+        question: Bytes,
+        caller: Option<Caller>,
+        trace: &Trace,
+        within: Duration,
+    ) -> Result<Answer> {
+        let mut headers = HeaderMap::new();
+        trace.write(&mut headers);
+        if let Some(caller) = caller {
+            caller.write(&mut headers);
+        }
+        let request = async_nats::Request::new().payload(question).headers(headers).timeout(Some(within));
+        let answered = self.client.send_request(subject.to_owned(), request).await;
         let message = answered.map_err(|error| Outage(format!("ask {subject}: {error}")))?;
         Ok(Answer::from_message(message))
     }

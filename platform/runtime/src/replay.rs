@@ -209,7 +209,8 @@ pub async fn progress(bus: &Bus, function: &str) -> Result<Progress> {
 }
 
 async fn ask(bus: &Bus, function: &str, start: bool) -> Result<Progress> {
-    bus.request(format!("replay.{function}"), &Asked { start }, None, &Trace::start()).await?.parse()
+    let subject = format!("replay.{function}");
+    bus.request_once(subject, &Asked { start }, &Trace::start()).await?.parse()
 }
 
 /// Lets a service be asked for a rebuild.

@@ -102,8 +102,15 @@ fn a_spoiled_projection_is_made_right_again_while_people_bid() {
             sqlx::query(sql).execute(&mut catalog).await.unwrap();
         }
         for consumer in ["update-stats", "update-catalog"] {
-            let (good, said) = outcry(&["replay", consumer]).await;
-            assert!(good, "{said}");
+            // One that the purge has outrun may be at it by itself.
+            loop {
+                let (good, said) = outcry(&["replay", consumer]).await;
+                if good {
+                    break;
+                }
+                assert!(said.contains("is being rebuilt already"), "{said}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
         }
         let strangers: i64 =
             sqlx::query_scalar("select count(*) from user_figures where total_bids = 9 and total_amount = 0")
