@@ -20,6 +20,8 @@ static MACHINERY: Migrator = sqlx::migrate!("../../migrations/platform");
 
 /// How many days of outbox partitions are kept ready.
 const PARTITIONS_AHEAD: i32 = 7;
+/// The advisory lock of whoever makes roles and databases.
+const MAKING: i64 = 0x6f75_7472_6d61_6b65;
 
 /// A domain's database.
 #[derive(Clone, Copy)]
@@ -151,8 +153,22 @@ async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
         .context("connect to Postgres as its administrator: is DATABASE_URL right, and does the server run?")
 }
 
-/// Makes the domain's two roles, and a database that nobody else may enter.
+/// Makes the domain's two roles, and a database that nobody else may enter. One at a time on a server: Postgres refuses
+/// two who make the same role at once.
 async fn make(
+    admin: &Admin,
+    connection: &mut PgConnection,
+    domain: &str,
+    name: &str,
+    password: &str,
+) -> anyhow::Result<()> {
+    // Whoever fails in between ends the connection, and the lock with it.
+    execute(connection, format!("select pg_advisory_lock({MAKING})")).await?;
+    make_alone(admin, connection, domain, name, password).await?;
+    execute(connection, format!("select pg_advisory_unlock({MAKING})")).await
+}
+
+async fn make_alone(
     admin: &Admin,
     connection: &mut PgConnection,
     domain: &str,

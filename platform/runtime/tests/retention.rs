@@ -120,6 +120,12 @@ async fn a_large_outbox_lets_go_of_its_oldest_published_rows_earlier() {
     assert_eq!(kept.count(oldest_kept).await, 0, "the newest stay");
 }
 
+/// Several who migrate at once, as a deployment may while another one goes on.
+#[tokio::test]
+async fn those_who_make_the_same_roles_at_once_wait_for_each_other() {
+    futures_util::future::join_all((0..6).map(|_| Kept::make())).await;
+}
+
 /// A relay that gives rows back, or a transaction that has not ended, is not run over and not waited for.
 #[tokio::test]
 async fn a_partition_that_is_in_use_is_left_for_the_next_time() {
