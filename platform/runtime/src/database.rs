@@ -162,19 +162,8 @@ async fn make(
     name: &str,
     password: &str,
 ) -> anyhow::Result<()> {
-    // Whoever fails in between ends the connection, and the lock with it.
+    // Whoever fails before the end gives up the connection, and the lock with it.
     execute(connection, format!("select pg_advisory_lock({MAKING})")).await?;
-    make_alone(admin, connection, domain, name, password).await?;
-    execute(connection, format!("select pg_advisory_unlock({MAKING})")).await
-}
-
-async fn make_alone(
-    admin: &Admin,
-    connection: &mut PgConnection,
-    domain: &str,
-    name: &str,
-    password: &str,
-) -> anyhow::Result<()> {
     let owner = owner(domain);
     for (role, password) in [(domain, password), (owner.as_str(), &admin.password_of(&owner))] {
         // The names are ours and the passwords are letters and digits: nothing needs quoting.
@@ -197,7 +186,7 @@ async fn make_alone(
         );
         execute(connection, sql).await?;
     }
-    Ok(())
+    execute(connection, format!("select pg_advisory_unlock({MAKING})")).await
 }
 
 async fn migrate_one(admin: &Admin, database: &Database, name: &str) -> anyhow::Result<()> {

@@ -3,28 +3,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
+mod common;
+
 use std::{
     collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     process::Command,
-    sync::LazyLock,
     time::{Duration, Instant},
 };
 
 use async_nats::jetstream::{self, stream::RawMessageErrorKind};
-use platform::{Bus, database::Database, relay};
+use platform::{Bus, relay};
 use serde_json::{Value, json};
-use sqlx::{PgPool, migrate::Migrator};
+use sqlx::PgPool;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// No tables but the machinery's own.
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
-    let mut migrations = sqlx::migrate!("tests/migrations");
-    migrations.dangerous_set_table_name("tally_migration");
-    migrations
-});
+use crate::common::test_database;
 
 /// A relay between a real outbox and a real stream.
 struct Stage {
@@ -39,7 +35,7 @@ struct Stage {
 
 impl Stage {
     async fn start() -> Self {
-        let pool = testing::database(&Database { domain: "tests", migrations: &MIGRATIONS }).await;
+        let pool = testing::database(&test_database()).await;
         let (nats, bus) = testing::bus().await;
         let jetstream = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
         let (stop, copies) = (CancellationToken::new(), local::temp_dir().unwrap());

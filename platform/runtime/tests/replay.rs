@@ -2,38 +2,30 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     future::Future,
-    sync::{
-        LazyLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use garde::Validate;
 use platform::{
-    Bus, Cx, Env, Error, Event, Function, Host, Message, Query, Received, Result,
-    database::Database,
-    dead_letter,
+    Bus, Cx, Env, Error, Event, Function, Host, Message, Query, Received, Result, dead_letter,
     provision::Definitions,
     relay,
     replay::{self, Progress, SnapshotPage},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::{PgPool, migrate::Migrator};
+use sqlx::PgPool;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Beside the machinery's own migrations, so noted in a table of their own.
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
-    let mut migrations = sqlx::migrate!("tests/migrations");
-    migrations.dangerous_set_table_name("tally_migration");
-    migrations
-});
+use crate::common::test_database;
 
 /// A number was added to those of a key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -149,7 +141,7 @@ struct Stage {
 
 impl Stage {
     async fn start() -> Self {
-        let pool = testing::database(&Database { domain: "tests", migrations: &MIGRATIONS }).await;
+        let pool = testing::database(&test_database()).await;
         let (nats, bus) = testing::bus().await;
         let consumer = json!({
             "name": "update-sums", "durable_name": "update-sums", "filter_subject": "events.number.added.v1.*",

@@ -2,20 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
-use std::sync::LazyLock;
+mod common;
 
-use platform::{
-    Config, Env,
-    database::{self, Database},
-};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, migrate::Migrator};
+use platform::{Config, Env, database};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use uuid::Uuid;
 
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
-    let mut migrations = sqlx::migrate!("tests/migrations");
-    migrations.dangerous_set_table_name("tally_migration");
-    migrations
-});
+use crate::common::test_database;
 
 /// A database, and a connection of its administrator to it.
 struct Kept {
@@ -27,7 +20,7 @@ impl Kept {
     async fn make() -> Self {
         let url = tokio::task::spawn_blocking(testing::database_url).await.unwrap();
         let name = format!("kept_{}", Uuid::new_v4().simple());
-        database::migrate_as(&url, &of_tests(), &name).await.unwrap();
+        database::migrate_as(&url, &test_database(), &name).await.unwrap();
         let (server, _) = url.rsplit_once('/').unwrap();
         let admin = PgConnection::connect(&format!("{server}/{name}")).await.unwrap();
         Self { name, admin }
@@ -39,7 +32,7 @@ impl Kept {
             env.set(name, *value);
         }
         let config: Config = env.read().unwrap();
-        database::maintain_as(&testing::database_url(), &config, &of_tests(), &self.name).await.unwrap();
+        database::maintain_as(&testing::database_url(), &config, &test_database(), &self.name).await.unwrap();
     }
 
     async fn run(&mut self, sql: &'static str) {
@@ -64,10 +57,6 @@ impl Kept {
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.admin).await.unwrap();
     }
-}
-
-fn of_tests() -> Database {
-    Database { domain: "tests", migrations: &MIGRATIONS }
 }
 
 #[tokio::test]
@@ -138,7 +127,7 @@ async fn a_partition_that_is_in_use_is_left_for_the_next_time() {
     let config: Config = Env::default().read().unwrap();
 
     let started = std::time::Instant::now();
-    database::maintain_as(&url, &config, &of_tests(), &name).await.unwrap();
+    database::maintain_as(&url, &config, &test_database(), &name).await.unwrap();
     assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
     tx.commit().await.unwrap();
     kept.maintain(&[]).await;
