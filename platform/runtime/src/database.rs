@@ -111,6 +111,10 @@ pub fn pool(config: &Config, options: PgConnectOptions, name: &str) -> PgPool {
         ("idle_in_transaction_session_timeout", "10s"),
         // Every statement is prepared once; planning it again for each call costs more than it finds.
         ("plan_cache_mode", "force_generic_plan"),
+        // A plan made while a table was small would read all of it for ever; functions find rows by an index. Where
+        // there is none the plan looks so dear that Postgres would compile it first.
+        ("enable_seqscan", "off"),
+        ("jit", "off"),
     ]);
     PgPoolOptions::new()
         .max_connections(config.db_max_connections)

@@ -38,6 +38,9 @@ const LOCK: i64 = 0x6f75_7472_656c_6179;
 const ROUND: i64 = 64;
 /// The most events that wait for the stream's confirmation.
 const WINDOW: usize = 1_000;
+/// Rounds begin at least this far apart, so that the rows of a busy time share them. A row that comes alone is not kept
+/// waiting.
+const GATHER: Duration = Duration::from_millis(20);
 /// How often the outbox is looked at without a poke.
 const POLL: Duration = Duration::from_millis(250);
 /// How long to wait after a failure, or while another relay is active.
@@ -190,6 +193,7 @@ async fn run(
         if !progress.holds(bus) {
             return Ok(());
         }
+        let next_round = tokio::time::Instant::now() + GATHER;
         let rows = outbox::unpublished(connection, ROUND).await?;
         let full = rows.len() == usize::try_from(ROUND)?;
         if !rows.is_empty() {
@@ -206,6 +210,7 @@ async fn run(
             () = tokio::time::sleep(POLL) => {}
             _ = pokes.next() => {
                 // One look serves all pokes that came meanwhile.
+                tokio::time::sleep_until(next_round).await;
                 while let Some(Some(_)) = futures_util::FutureExt::now_or_never(pokes.next()) {}
             }
         }

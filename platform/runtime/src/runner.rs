@@ -31,6 +31,9 @@ use crate::{
 const PULL_EXPIRES: Duration = Duration::from_secs(2);
 /// How long to wait after the server could not serve a pull.
 const PULL_AGAIN: Duration = Duration::from_millis(250);
+/// Batches of events begin at least this far apart, so that the events of a busy time share transactions. One that
+/// comes alone is not kept waiting.
+const GATHER: Duration = Duration::from_millis(50);
 /// How often the stream is told that a message is still being worked on; well under `ack_wait`.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// A turn of due work that takes longer is broken off.
@@ -69,6 +72,7 @@ async fn pull(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::R
     let mut puller = Puller::start(bus, stream, spec.name).await?;
     let running = pulled(&host, bus, stream, stop).start(bus).await?;
     let mut watch = (stream == wire::EVENTS).then(replay::Watch::default);
+    let mut gathered = Instant::now();
     let lanes = Arc::new(Semaphore::new(spec.lanes));
     let tasks = TaskTracker::new();
     loop {
@@ -83,7 +87,13 @@ async fn pull(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::R
                 permits.extend(std::iter::from_fn(|| Arc::clone(&lanes).try_acquire_owned().ok()));
             }
             let most = if spec.batch == 1 { permits.len() } else { spec.batch };
-            Ok::<_, anyhow::Error>((puller.pull(most).await?, permits))
+            tokio::time::sleep_until(gathered).await;
+            let messages = puller.pull(most).await?;
+            // What a full batch left behind has waited already.
+            if stream == wire::EVENTS && messages.len() < most {
+                gathered = Instant::now() + GATHER;
+            }
+            Ok::<_, anyhow::Error>((messages, permits))
         };
         let (messages, permits) = tokio::select! {
             biased;
