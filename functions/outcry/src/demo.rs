@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::Write as _,
     time::{Duration, Instant},
 };
 
@@ -18,7 +17,10 @@ use rand::RngExt;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::visitor::Api;
+use crate::{
+    audit::{self, Figures, Kept, Shown},
+    visitor::Api,
+};
 
 /// The latest that an item may close after its end.
 const LATEST_CLOSE: Duration = Duration::from_secs(1);
@@ -159,7 +161,7 @@ async fn bid_until_the_end(
     }
 }
 
-/// Every accepted bid is listed once, in rising order, in time; the winner is the last of them.
+/// Every accepted bid is listed as it was answered, and in time; the winner is the last of them.
 async fn check_item(
     api: &Api,
     item: &Item,
@@ -167,30 +169,16 @@ async fn check_item(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let listed = api.bids(item.id).await?;
-    for (place, bid) in listed.iter().enumerate() {
-        ensure!(bid.seq == i64::try_from(place)? + 1, "{}: bid {} is at place {place}", item.name, bid.seq);
+    let start = item.start_price.in_currency(item.currency)?.minor;
+    let (kept, answered) =
+        (Kept::all(&listed, item.currency)?, Kept::all(seen.map(|seen| &seen.bid), item.currency)?);
+    if let Some(fault) = audit::item(start, Shown::of(item)?, &kept, &answered).first() {
+        bail!("{}: {fault}", item.name);
+    }
+    for bid in &listed {
         ensure!(bid.placed_at < item.ends_at, "{}: bid {} came too late", item.name, bid.seq);
         ensure!(bid.bidder_id != item.seller_id, "{}: the seller bid", item.name);
-        if let Some(before) = place.checked_sub(1).and_then(|before| listed.get(before)) {
-            let (before, amount) = (minor(item, before.amount)?, minor(item, bid.amount)?);
-            ensure!(amount > before, "{}: bid {} does not rise", item.name, bid.seq);
-        }
     }
-    let mut answered = 0;
-    for Seen { bid, .. } in seen {
-        let same = listed.iter().filter(|listed| {
-            (listed.id, listed.seq, listed.bidder_id) == (bid.id, bid.seq, bid.bidder_id)
-                && listed.amount.to_string() == bid.amount.to_string()
-        });
-        ensure!(same.count() == 1, "{}: accepted bid {} is not listed once", item.name, bid.id);
-        answered += 1;
-    }
-    ensure!(
-        answered == listed.len(),
-        "{}: {answered} bids were accepted, {} are listed",
-        item.name,
-        listed.len()
-    );
 
     let last = listed.last();
     ensure!(
@@ -217,45 +205,40 @@ async fn check_figures(
     items: &[Item],
     seen: &[Seen],
 ) -> anyhow::Result<()> {
-    let mut expected: BTreeMap<UserId, (i64, i64, i64)> = BTreeMap::new();
-    for Seen { item, bid } in seen {
-        let figures = expected.entry(bid.bidder_id).or_default();
-        figures.0 += 1;
-        figures.1 += minor(&items[*item], bid.amount)?;
-    }
-    let mut sold = 0;
+    let kept = seen.iter().map(|seen| Kept::of(&seen.bid, items[seen.item].currency));
+    let recounted = audit::recount(kept.collect::<anyhow::Result<Vec<_>>>()?.iter());
+    let mut wins: BTreeMap<UserId, i64> = BTreeMap::new();
     for item in items {
         if let Some(winner) = api.item(item.id).await?.winner_id {
-            expected.entry(winner).or_default().2 += 1;
-            sold += 1;
+            *wins.entry(winner).or_default() += 1;
         }
     }
     let deadline = Instant::now() + FIGURES_WITHIN;
     loop {
-        let mut wrong = String::new();
+        let (mut said, mut won) = (Figures::new(), BTreeMap::new());
         for bidder in bidders {
             let stats = api.stats(bidder.user.id).await?;
             let total = stats.total_amount.in_currency(contracts::Currency::USD)?.minor;
-            let found = (stats.total_bids, total, stats.items_won);
-            let wanted = expected.get(&bidder.user.id).copied().unwrap_or_default();
-            if found != wanted {
-                write!(wrong, "{}: {found:?} instead of {wanted:?}; ", bidder.user.username)?;
+            said.insert(bidder.user.id, (stats.total_bids, total));
+            if stats.items_won > 0 {
+                won.insert(bidder.user.id, stats.items_won);
             }
         }
-        let stats = api.stats(seller.user.id).await?;
-        if stats.items_sold != sold {
-            write!(wrong, "seller: {} sold instead of {sold}", stats.items_sold)?;
+        let (sold, wanted) = (api.stats(seller.user.id).await?.items_sold, wins.values().sum::<i64>());
+        let mut wrong: Vec<String> =
+            audit::figures(&said, &recounted).iter().map(ToString::to_string).collect();
+        if won != wins {
+            wrong.push(format!("won {won:?} instead of {wins:?}"));
+        }
+        if sold != wanted {
+            wrong.push(format!("sold {sold} instead of {wanted}"));
         }
         if wrong.is_empty() {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "figures differ from the recount: {wrong}");
+        ensure!(Instant::now() < deadline, "figures differ from the recount: {}", wrong.join("; "));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-}
-
-fn minor(item: &Item, amount: Amount) -> anyhow::Result<i64> {
-    Ok(amount.in_currency(item.currency)?.minor)
 }
 
 fn first_name(number: usize) -> String {

@@ -378,6 +378,11 @@ impl Platform {
         self.services.pids()
     }
 
+    /// The processes of all parts that do not run in this one.
+    pub fn part_pids(&self) -> Vec<u32> {
+        self.parts.all_pids()
+    }
+
     /// The processes of a part; none when it runs in this one.
     pub fn pids(&self, part: &str) -> Vec<u32> {
         self.parts.pids(part)

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod architecture;
+mod audit;
 pub mod bench;
 pub mod control;
 pub mod demo;

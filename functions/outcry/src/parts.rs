@@ -171,8 +171,12 @@ impl Parts {
 
     /// The processes of a part.
     pub(crate) fn pids(&self, name: &str) -> Vec<u32> {
-        let running = self.running();
-        running.get(name).into_iter().flatten().filter_map(|replica| replica.status.pid()).collect()
+        pids(self.running().get(name).into_iter().flatten())
+    }
+
+    /// The processes of all parts.
+    pub(crate) fn all_pids(&self) -> Vec<u32> {
+        pids(self.running().values().flatten())
     }
 
     /// Lets a part finish what it has in work and end, for good.
@@ -193,6 +197,10 @@ impl Parts {
     fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<Replica>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn pids<'a>(replicas: impl Iterator<Item = &'a Replica>) -> Vec<u32> {
+    replicas.filter_map(|replica| replica.status.pid()).collect()
 }
 
 /// What people call a replica.

@@ -13,7 +13,7 @@ const TICK: Duration = Duration::from_millis(10);
 pub(super) struct Used {
     /// The load's thread.
     pub(super) load: Duration,
-    /// All threads of this process, the load's too.
+    /// All threads of this process, the load's too, and the platform's processes.
     pub(super) process: Duration,
     pub(super) nats: Duration,
     /// With the processes that it started.
@@ -34,9 +34,10 @@ pub struct Cpu {
 }
 
 impl Used {
-    /// By this process, and by the services with these ids.
-    pub(super) fn until_now((nats, postgres): (Option<u32>, Option<u32>)) -> Option<Self> {
-        let process = stat("self")?.own;
+    /// By this process and those of the platform's parts, and by the services with these ids.
+    pub(super) fn until_now((nats, postgres): (Option<u32>, Option<u32>), parts: &[u32]) -> Option<Self> {
+        let parts = parts.iter().filter_map(|part| stat(&part.to_string()));
+        let process = stat("self")?.own + parts.map(|part| part.own).sum::<Duration>();
         let nats = stat(&nats?.to_string())?.own;
         Some(Self { load: Duration::ZERO, process, nats, postgres: family(postgres?)? })
     }

@@ -10,11 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use contracts::{
-    Currency, ItemId, Money, Timestamp, UserId,
-    auctions::{Bid, Item},
-    identity::Session,
-};
+use contracts::{Currency, ItemId, Money, Timestamp, UserId, identity::Session};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hyper::header::HeaderValue;
 use rand::RngExt;
@@ -22,11 +18,11 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
+use super::offers::{FIRST, Offers};
+use crate::{
     audit::{self, Fault, Figures, Kept, Shown},
-    offers::{FIRST, Offers},
+    visitor::Api,
 };
-use crate::visitor::Api;
 
 /// How much is asked at once apart from the load.
 const AT_ONCE: usize = 16;
@@ -297,8 +293,8 @@ impl Market {
                 let answered = answered.remove(&place).unwrap_or_default();
                 async move {
                     let (shown, listed) = (self.api.item(*id).await?, self.api.bids(*id).await?);
-                    let listed = listed.iter().map(kept).collect::<anyhow::Result<Vec<_>>>()?;
-                    Ok::<_, anyhow::Error>(audit::item(FIRST, self::shown(&shown)?, &listed, &answered))
+                    let listed = Kept::all(&listed, USD)?;
+                    Ok::<_, anyhow::Error>(audit::item(FIRST, Shown::of(&shown)?, &listed, &answered))
                 }
             })
             .buffer_unordered(AT_ONCE)
@@ -307,16 +303,6 @@ impl Market {
         faults.extend(found.into_iter().flatten());
         Ok((accepted, faults))
     }
-}
-
-fn kept(bid: &Bid) -> anyhow::Result<Kept> {
-    let minor = bid.amount.in_currency(USD)?.minor;
-    Ok(Kept { id: bid.id, bidder: bid.bidder_id, minor, seq: bid.seq })
-}
-
-fn shown(item: &Item) -> anyhow::Result<Shown> {
-    let price = item.current_price.in_currency(USD)?.minor;
-    Ok(Shown { price, bids: item.bid_count, leader: item.leader_id })
 }
 
 /// A rule said no: the bid will never be.

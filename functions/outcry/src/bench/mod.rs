@@ -1,8 +1,8 @@
 //! A measurement: bids over HTTP from many connections, and afterwards an audit of every accepted one through
 //! the public API.
 //!
-//! On a platform of its own it compares, in the same run and by turns, with a platform that decides each bid in
-//! a transaction of its own, and with a function that only answers.
+//! On a platform of its own it compares, in the same run and by turns, with a platform whose parts are processes, with
+//! one that decides each bid in a transaction of its own, and with a function that only answers.
 //!
 //! | I look for | here |
 //! |---|---|
@@ -11,11 +11,10 @@
 //! | who offers how much | `offers` |
 //! | connections, requests, answers | `load` |
 //! | people, items, undecided bids | `market` |
-//! | what must be true afterwards | `audit` |
+//! | what must be true afterwards | `crate::audit` |
 //! | where the time goes | `cpu` |
 //! | the table and the JSON | `report` |
 
-mod audit;
 mod cpu;
 mod echo;
 mod load;
@@ -26,7 +25,7 @@ mod report;
 mod tally;
 mod turn;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use platform::{Config, Env, Function, Message};
@@ -36,7 +35,7 @@ pub use self::{
     report::{Audit, Machine, Report, Row, Scenario},
 };
 use self::{pace::Pace, turn::Turn};
-use crate::launch::{self, Menu, Options, Platform};
+use crate::launch::{self, Menu, Options, Platform, Programs, Split};
 
 /// How many bids the baseline decides at once, each in a transaction of its own: what a function has that is
 /// not made for batches. The best for it: on a busy machine eight lanes decided 510 bids per second on 1,000 items
@@ -66,6 +65,8 @@ pub struct Plan {
     pub seconds: u64,
     /// And how many before them are not.
     pub warm_up: u64,
+    /// The program `outcry`, whose parts are started for a platform of many processes.
+    pub program: PathBuf,
 }
 
 /// How it goes.
@@ -148,7 +149,7 @@ impl Plan {
             address(url)?;
             ensure!(
                 self.scenarios == [Scenario::Bids],
-                "--one-at-a-time and --echo need platforms that are started for them: leave --url away"
+                "--split, --one-at-a-time and --echo need platforms that are started for them: leave --url away"
             );
         }
         Ok(())
@@ -178,7 +179,7 @@ async fn measure(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) ->
         None => start(env, plan, show, places).await?,
     }
     let mut turns = Vec::new();
-    for scenario in [Scenario::Bids, Scenario::OneAtATime, Scenario::Echo] {
+    for scenario in [Scenario::Bids, Scenario::Split, Scenario::OneAtATime, Scenario::Echo] {
         if !plan.scenarios.contains(&scenario) {
             continue;
         }
@@ -212,7 +213,8 @@ async fn measure(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) ->
     Ok(rows)
 }
 
-/// Starts the platforms that are needed: one as it is, with the echo, and one that decides bids one at a time.
+/// Starts the platforms that are needed: one as it is, with the echo, one in many processes, and one that decides bids
+/// one at a time.
 async fn start(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) -> anyhow::Result<()> {
     for name in ["NATS_URL", "DATABASE_URL"] {
         ensure!(
@@ -220,11 +222,13 @@ async fn start(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) -> a
             "{name} is set, and a bench starts services of its own: unset it, or measure a platform that runs with --url"
         );
     }
-    let wanted: [(&[Scenario], Menu); 2] = [
-        (&[Scenario::Bids, Scenario::Echo], echo::menu()),
-        (&[Scenario::OneAtATime], Menu { functions: one_at_a_time, ..Menu::default() }),
+    let split = Split { programs: Programs::One(plan.program.clone()), replicas: BTreeMap::new() };
+    let wanted: [(&[Scenario], Menu, Option<Split>); 3] = [
+        (&[Scenario::Bids, Scenario::Echo], echo::menu(), None),
+        (&[Scenario::Split], Menu::default(), Some(split)),
+        (&[Scenario::OneAtATime], Menu { functions: one_at_a_time, ..Menu::default() }, None),
     ];
-    for (scenarios, menu) in wanted {
+    for (scenarios, menu, split) in wanted {
         if !scenarios.iter().any(|scenario| plan.scenarios.contains(scenario)) {
             continue;
         }
@@ -236,8 +240,7 @@ async fn start(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) -> a
             // Bids that are measured are on disk when they are answered.
             throwaway: false,
             without: Vec::new(),
-            // A platform in many processes is measured with `--url`, after `up --split`.
-            split: None,
+            split,
             menu,
         };
         let platform = launch::start(env.clone(), options, show.step).await?;
@@ -261,6 +264,7 @@ fn name(scenario: Scenario, items: usize) -> String {
     let on = if items == 1 { "one hot item".to_owned() } else { format!("{items} items") };
     match scenario {
         Scenario::Bids => on,
+        Scenario::Split => format!("{on}, split"),
         Scenario::OneAtATime => format!("{on}, one at a time"),
         Scenario::Echo => "echo, no database".to_owned(),
     }
@@ -303,6 +307,7 @@ mod tests {
             rounds: 1,
             seconds: 1,
             warm_up: 0,
+            program: PathBuf::new(),
         }
     }
 

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::Serialize;
 
-use super::{audit::Fault, cpu::Cpu, market::Resolved, tally::Tally};
+use super::{cpu::Cpu, market::Resolved, tally::Tally};
+use crate::audit::Fault;
 
 /// How many faults are told; all are counted.
 const TOLD: usize = 20;
@@ -107,6 +108,8 @@ pub struct Row {
 pub enum Scenario {
     /// Bids, as the platform decides them: many in one transaction.
     Bids,
+    /// The same on a platform whose every part is a process of its own.
+    Split,
     /// Bids on a platform that decides each in a transaction of its own.
     OneAtATime,
     /// Requests that are only answered, without a database.
@@ -185,7 +188,7 @@ pub(super) fn compare(rows: &mut [Row]) {
     let baselines: Vec<Option<f64>> =
         rows.iter().map(|row| rate(rows, Scenario::OneAtATime, Some(row.items))).collect();
     for (row, baseline) in rows.iter_mut().zip(baselines) {
-        if row.scenario == Scenario::Bids {
+        if matches!(row.scenario, Scenario::Bids | Scenario::Split) {
             row.times_baseline = baseline.map(|baseline| row.decided_per_second / baseline);
         }
         if row.scenario != Scenario::Echo {

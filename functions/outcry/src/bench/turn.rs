@@ -7,7 +7,6 @@ use std::{
 
 use super::{
     Place, Plan, Show, address,
-    audit::Fault,
     cpu::Used,
     load::Load,
     market::{Market, Resolved},
@@ -15,7 +14,7 @@ use super::{
     report::{Audit, Row, Scenario},
     tally::Tally,
 };
-use crate::launch::Platform;
+use crate::{audit::Fault, launch::Platform};
 
 /// One scenario, through all its turns.
 pub(super) struct Turn {
@@ -24,6 +23,8 @@ pub(super) struct Turn {
     load: Load,
     /// nats-server and Postgres of its platform.
     services: (Option<u32>, Option<u32>),
+    /// The processes of its platform's parts.
+    parts: Vec<u32>,
     tally: Tally,
     used: Used,
     resolved: Resolved,
@@ -65,6 +66,7 @@ impl Turn {
             scenario,
             items,
             load,
+            parts: place.platform.as_ref().map(Platform::part_pids).unwrap_or_default(),
             services: place.platform.as_ref().map(Platform::service_pids).unwrap_or_default(),
             tally: Tally::new()?,
             used: Used::default(),
@@ -77,9 +79,9 @@ impl Turn {
     /// One round: the load, then everything that it left behind, so that the next turn finds a quiet machine.
     pub(super) async fn take(&mut self) -> anyhow::Result<()> {
         self.load.market.renew().await?;
-        let before = Used::until_now(self.services);
+        let before = Used::until_now(self.services, &self.parts);
         let tally = self.load.clone().run().await?;
-        if let (Some(before), Some(after)) = (before, Used::until_now(self.services)) {
+        if let (Some(before), Some(after)) = (before, Used::until_now(self.services, &self.parts)) {
             self.used.add(Used { load: tally.all.1, ..after.since(before) });
         }
         self.tally.add(&tally)?;

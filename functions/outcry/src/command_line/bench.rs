@@ -15,8 +15,8 @@ use super::say;
 /// What is asked for.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// A running platform. Without it some are started and forgotten afterwards: one as it is, and one that decides each bid
-    /// in a transaction of its own, to compare.
+    /// A running platform. Without it some are started and forgotten afterwards: one as it is, one in many processes, and
+    /// one that decides each bid in a transaction of its own, to compare.
     #[arg(long)]
     url: Option<String>,
     /// How many items are bid on; several numbers are several scenarios: 1000,1.
@@ -41,9 +41,12 @@ pub(crate) struct Bench {
     /// How many people bid.
     #[arg(long, default_value_t = 50)]
     bidders: usize,
-    /// Measure bids as the platform decides them. Of this and the next two, all are measured when none is asked for.
+    /// Measure bids as the platform decides them. Of this and the next three, all are measured when none is asked for.
     #[arg(long)]
     bids: bool,
+    /// Measure bids on a platform whose every part is a process of its own.
+    #[arg(long)]
+    split: bool,
     /// Measure bids that are decided in a transaction each.
     #[arg(long)]
     one_at_a_time: bool,
@@ -56,9 +59,10 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    fn plan(&self) -> Plan {
+    fn plan(&self) -> anyhow::Result<Plan> {
         let asked = [
             (self.bids, Scenario::Bids),
+            (self.split, Scenario::Split),
             (self.one_at_a_time, Scenario::OneAtATime),
             (self.echo, Scenario::Echo),
         ];
@@ -66,7 +70,7 @@ impl Bench {
         let none = asked.iter().all(|(asked, _)| !asked);
         let all = |scenario| none && (self.url.is_none() || scenario == Scenario::Bids);
         let scenarios = asked.into_iter().filter(|(asked, scenario)| *asked || all(*scenario));
-        Plan {
+        Ok(Plan {
             url: self.url.clone(),
             scenarios: scenarios.map(|(_, scenario)| scenario).collect(),
             items: self.items.clone(),
@@ -76,7 +80,8 @@ impl Bench {
             rounds: self.rounds,
             seconds: self.seconds,
             warm_up: self.warm_up,
-        }
+            program: std::env::current_exe().context("find this program")?,
+        })
     }
 }
 
@@ -84,7 +89,7 @@ impl Bench {
 pub(crate) async fn run(bench: Bench) -> anyhow::Result<()> {
     let env = Env::load()?;
     platform::init_telemetry(&bench::quiet(&env)?);
-    let plan = bench.plan();
+    let plan = bench.plan()?;
     let signal = platform::stop_on_signal();
     let report = tokio::select! {
         report = bench::run(&env, &plan, Show { step: tell, beat }) => report?,

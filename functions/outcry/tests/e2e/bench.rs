@@ -6,7 +6,7 @@ use outcry::bench::{self, Plan, Scenario, Show};
 use platform::{Env, Trace};
 use serde_json::{Value, json};
 
-use crate::{Alone, SHARED, Visitor, start, story};
+use crate::{Alone, SHARED, Visitor, split::alone, start, story};
 
 fn plan(scenarios: &[Scenario], url: Option<&str>) -> Plan {
     Plan {
@@ -19,6 +19,7 @@ fn plan(scenarios: &[Scenario], url: Option<&str>) -> Plan {
         rounds: 1,
         seconds: 1,
         warm_up: 0,
+        program: env!("CARGO_BIN_EXE_outcry").into(),
     }
 }
 
@@ -57,9 +58,10 @@ fn a_bench_with_a_rate_sends_that_many_and_no_more() {
 }
 
 #[test]
-fn a_bench_compares_bids_with_bids_one_at_a_time_and_with_echoes() {
+fn a_bench_compares_bids_with_those_of_other_platforms_and_with_echoes() {
     story(async {
-        let all = [Scenario::Bids, Scenario::OneAtATime, Scenario::Echo];
+        let _alone = alone().await;
+        let all = [Scenario::Bids, Scenario::Split, Scenario::OneAtATime, Scenario::Echo];
 
         let report = bench::run(&Env::default(), &plan(&all, None), UNSEEN).await.unwrap();
 
@@ -67,8 +69,10 @@ fn a_bench_compares_bids_with_bids_one_at_a_time_and_with_echoes() {
         let scenarios: Vec<Scenario> = report.scenarios.iter().map(|row| row.scenario).collect();
         assert_eq!(scenarios, all);
         assert!(report.scenarios.iter().all(|row| row.accepted > 0), "{}", report.table());
-        let [bids, one_at_a_time, echo] = &report.scenarios[..] else { panic!("{}", report.table()) };
-        assert!(bids.times_baseline.is_some() && bids.of_echo.is_some());
+        let [bids, split, one_at_a_time, echo] = &report.scenarios[..] else { panic!("{}", report.table()) };
+        for row in [bids, split] {
+            assert!(row.times_baseline.is_some() && row.of_echo.is_some(), "{}", report.table());
+        }
         assert_eq!((one_at_a_time.times_baseline, echo.of_echo), (None, None));
         assert!(echo.audit.is_none() && one_at_a_time.audit.is_some());
     });

@@ -39,19 +39,21 @@ pub(crate) fn signal(pid: u32, signal: &str) {
     assert!(sent.success(), "kill {signal} {pid}");
 }
 
-/// What visitors do all the time, one after the other, each as fast as it is answered: bid and look. Any answer
-/// that is no answer of the contract's rules fails the story.
-async fn keep_busy(
-    platform: &Platform,
-    item: &Value,
-    visitors: u64,
-) -> (CancellationToken, tokio::task::JoinHandle<u64>) {
-    let (item, stop) = (item.clone(), CancellationToken::new());
-    let token = stop.clone();
-    let bidders = Visitor::several(&platform.url, visitors).await;
-    let busy = async move {
-        let load = (0..).zip(bidders).map(|(number, bidder)| {
-            let (item, stop) = (item.clone(), token.clone());
+/// Visitors of an item who are there all the time.
+struct Busy {
+    item: Value,
+    stop: CancellationToken,
+    visitors: Vec<tokio::task::JoinHandle<u64>>,
+}
+
+impl Busy {
+    /// Each bids and looks in turn, as fast as it is answered. Any answer that is no answer of the contract's rules
+    /// fails the story.
+    async fn begin(platform: &Platform, item: &Value, visitors: u64) -> Self {
+        let stop = CancellationToken::new();
+        let bidders = Visitor::several(&platform.url, visitors).await;
+        let visit = |(number, bidder): (u64, Visitor)| {
+            let (item, stop) = (item.clone(), stop.clone());
             tokio::spawn(async move {
                 let (mut bids, mut accepted) = (0_u64, 0_u64);
                 while !stop.is_cancelled() {
@@ -64,11 +66,19 @@ async fn keep_busy(
                 }
                 accepted
             })
-        });
-        let accepted = futures_util::future::join_all(load.collect::<Vec<_>>()).await;
-        accepted.into_iter().map(Result::unwrap).sum()
-    };
-    (stop, tokio::spawn(busy))
+        };
+        let visitors = (0..).zip(bidders).map(visit).collect();
+        Self { item: item.clone(), stop, visitors }
+    }
+
+    /// Sends them home: what was accepted is what the item says.
+    async fn end(self, looking: &Visitor) {
+        self.stop.cancel();
+        let ended = futures_util::future::join_all(self.visitors).await;
+        let accepted: u64 = ended.into_iter().map(Result::unwrap).sum();
+        assert!(accepted > 1, "{accepted}");
+        assert_eq!(looking.get(&path_of(&self.item)).await.body["bid_count"], json!(accepted));
+    }
 }
 
 /// A program that is one part of the platform, as `just deploy` would build it.
@@ -88,7 +98,7 @@ fn parts_of_one_process_are_replaced_under_load_and_no_request_fails() {
         let programs = tempfile::tempdir().unwrap();
         let ann = Visitor::new(&platform.url, "ann").await;
         let item = ann.offer(120.0, json!({ "start_price": "1.00" })).await;
-        let (stop, busy) = keep_busy(&platform, &item, 8).await;
+        let busy = Busy::begin(&platform, &item, 8).await;
 
         let deploy = async |name: &str, program: PathBuf| {
             let ask = Ask::Deploy { name: name.to_owned(), program };
@@ -105,10 +115,7 @@ fn parts_of_one_process_are_replaced_under_load_and_no_request_fails() {
         assert!(bidding.contains("process "), "{parts}");
         tokio::time::sleep(Duration::from_millis(500)).await;
 
-        stop.cancel();
-        let accepted = busy.await.unwrap();
-        assert!(accepted > 1, "{accepted}");
-        assert_eq!(ann.get(&path_of(&item)).await.body["bid_count"], json!(accepted));
+        busy.end(&ann).await;
         platform.stop().await;
     });
 }
@@ -149,7 +156,7 @@ fn parts_are_replaced_and_told_to_end_under_load_and_no_request_fails() {
         let platform = start_split(data.path(), true, &twice).await;
         let ann = Visitor::new(&platform.url, "ann").await;
         let item = ann.offer(120.0, json!({ "start_price": "1.00" })).await;
-        let (stop, busy) = keep_busy(&platform, &item, 24).await;
+        let busy = Busy::begin(&platform, &item, 24).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
 
         for (part, _) in twice {
@@ -168,10 +175,7 @@ fn parts_are_replaced_and_told_to_end_under_load_and_no_request_fails() {
         }
 
         tokio::time::sleep(Duration::from_millis(500)).await;
-        stop.cancel();
-        let accepted = busy.await.unwrap();
-        assert!(accepted > 1, "{accepted}");
-        assert_eq!(ann.get(&path_of(&item)).await.body["bid_count"], json!(accepted));
+        busy.end(&ann).await;
         platform.stop().await;
     });
 }

@@ -6,7 +6,10 @@ use std::{
     fmt,
 };
 
-use contracts::{BidId, UserId};
+use contracts::{
+    BidId, Currency, UserId,
+    auctions::{Bid, Item},
+};
 
 /// An accepted bid, as it was answered or as it is listed. Amounts are in minor units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,12 +20,33 @@ pub(crate) struct Kept {
     pub(crate) seq: i64,
 }
 
+impl Kept {
+    pub(crate) fn of(bid: &Bid, currency: Currency) -> anyhow::Result<Self> {
+        let minor = bid.amount.in_currency(currency)?.minor;
+        Ok(Self { id: bid.id, bidder: bid.bidder_id, minor, seq: bid.seq })
+    }
+
+    pub(crate) fn all<'a>(
+        bids: impl IntoIterator<Item = &'a Bid>,
+        currency: Currency,
+    ) -> anyhow::Result<Vec<Self>> {
+        bids.into_iter().map(|bid| Self::of(bid, currency)).collect()
+    }
+}
+
 /// What an item says of its bids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shown {
     pub(crate) price: i64,
     pub(crate) bids: i64,
     pub(crate) leader: Option<UserId>,
+}
+
+impl Shown {
+    pub(crate) fn of(item: &Item) -> anyhow::Result<Self> {
+        let price = item.current_price.in_currency(item.currency)?.minor;
+        Ok(Self { price, bids: item.bid_count, leader: item.leader_id })
+    }
 }
 
 /// How many bids of somebody were accepted, and their sum.
