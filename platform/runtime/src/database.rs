@@ -102,6 +102,10 @@ fn derived(admin: &Admin, database: &str, role: &str) -> PgConnectOptions {
     admin.options.clone().database(database).username(role).password(&admin.password_of(role))
 }
 
+/// A connection that was used within this time is believed to stand. Asking each would cost a round trip for every
+/// transaction; asking none, a Postgres that was started again would break the first work of each connection.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// The pool of a function's database.
 pub fn pool(config: &Config, options: PgConnectOptions, name: &str) -> PgPool {
     let options = options.application_name(name).options([
@@ -121,6 +125,9 @@ pub fn pool(config: &Config, options: PgConnectOptions, name: &str) -> PgPool {
         .idle_timeout(Duration::from_secs(config.db_max_idle_seconds))
         .acquire_timeout(Duration::from_secs(3))
         .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move { Ok(meta.idle_for < FRESH || connection.ping().await.is_ok()) })
+        })
         .connect_lazy_with(options)
 }
 

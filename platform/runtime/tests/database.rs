@@ -2,6 +2,8 @@
 
 mod common;
 
+use sqlx::Connection;
+
 use crate::common::test_database;
 
 /// A plan is made once for a connection: the one of a small table also reads the large one that it becomes.
@@ -20,4 +22,22 @@ async fn a_plan_made_for_a_small_table_reads_its_index() {
 
     let plan = plan.join("\n");
     assert!(plan.contains("outcome_pkey") && !plan.contains("Seq Scan"), "{plan}");
+}
+
+/// As after a restart of Postgres: all connections are gone, and nobody has noticed.
+#[tokio::test]
+async fn connections_that_ended_while_nobody_used_them_break_nothing() {
+    let pool = testing::database(&test_database()).await;
+    let all: Vec<_> = futures_util::future::join_all((0..3).map(|_| pool.acquire())).await;
+    drop(all);
+    let mut admin = sqlx::PgConnection::connect(&testing::database_url()).await.unwrap();
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
+    let name = pool.connect_options().get_database().unwrap().to_owned();
+    let ended = sqlx::query(end).bind(name).fetch_all(&mut admin).await.unwrap();
+    assert!(ended.len() >= 3);
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+
+    let begun = futures_util::future::join_all((0..3).map(|_| pool.begin())).await;
+
+    assert!(begun.iter().all(Result::is_ok), "{begun:?}");
 }
