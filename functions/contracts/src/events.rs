@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     auctions::{BidPlaced, BidWon, ItemClosed, ItemCreated, ItemExtended},
-    identity::UserCreated,
+    identity::{SessionEnded, UserCreated},
 };
 
 /// An event that can be read by its name.
@@ -33,6 +33,7 @@ pub struct Payload {
 pub fn all() -> Vec<Known> {
     vec![
         known::<UserCreated>(),
+        known::<SessionEnded>(),
         known::<ItemCreated>(),
         known::<ItemExtended>(),
         known::<ItemClosed>(),

@@ -165,6 +165,80 @@ impl Message for GetJwks {
 
 impl Query for GetJwks {}
 
+/// Give the next access token of a session for its refresh token, and a new one of those: each is good once, and for
+/// some seconds more for whoever did not hear the answer. An older one that comes again was stolen from
+/// somebody, so it ends the session.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+pub struct Refresh {
+    /// As the session was given it last.
+    #[serde(alias = "refreshToken")]
+    #[garde(skip)]
+    pub refresh_token: Secret,
+}
+
+impl Message for Refresh {
+    const DOMAIN: &'static str = "identity";
+    const FUNCTION: &'static str = "refresh";
+    type Reply = Session;
+}
+
+impl Command for Refresh {
+    const SECRET: bool = true;
+}
+
+/// End one of the caller's sessions; also one that has ended already.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+pub struct Logout {
+    /// Of that session, in any generation.
+    #[serde(alias = "refreshToken")]
+    #[garde(skip)]
+    pub refresh_token: Secret,
+}
+
+impl Message for Logout {
+    const DOMAIN: &'static str = "identity";
+    const FUNCTION: &'static str = "logout";
+    type Reply = ();
+}
+
+impl Command for Logout {
+    const SECRET: bool = true;
+}
+
+/// End all sessions of the caller.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
+pub struct LogoutAll {}
+
+impl Message for LogoutAll {
+    const DOMAIN: &'static str = "identity";
+    const FUNCTION: &'static str = "logout-all";
+    type Reply = ();
+}
+
+impl Command for LogoutAll {}
+
+/// Which sessions were ended while access tokens of theirs may still be about? For the edge: no route leads here.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
+pub struct ListEndedSessions {}
+
+impl Message for ListEndedSessions {
+    const DOMAIN: &'static str = "identity";
+    const FUNCTION: &'static str = "list-ended-sessions";
+    type Reply = EndedSessions;
+}
+
+impl Query for ListEndedSessions {}
+
+/// The answer to [`ListEndedSessions`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedSessions {
+    /// In no order.
+    pub sessions: Vec<Uuid>,
+}
+
+/// How long an access token opens things, in seconds, unless its session is ended before.
+pub const TOKEN_SECONDS: u64 = 600;
+
 /// What an access token says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
@@ -209,6 +283,25 @@ impl Event for UserCreated {
 
     fn key(&self) -> Uuid {
         self.user_id.0
+    }
+}
+
+/// A session was ended before its time: what its tokens open is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionEnded {
+    /// Which, as access tokens name it.
+    pub session_id: Uuid,
+    /// Whose it was.
+    pub user_id: UserId,
+    /// When.
+    pub ended_at: Timestamp,
+}
+
+impl Event for SessionEnded {
+    const NAME: &'static str = "session.ended.v1";
+
+    fn key(&self) -> Uuid {
+        self.session_id
     }
 }
 

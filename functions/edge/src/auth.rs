@@ -1,6 +1,7 @@
 //! Who is calling: access tokens, and the public keys they verify with.
 //!
 //! A token is verified once and then remembered, by its hash, until it ends: the hot path costs a hash and no signature.
+//! Which sessions were ended before their time is heard from the bus, and asked for whenever the connection is made.
 
 use std::{
     collections::HashMap,
@@ -10,7 +11,10 @@ use std::{
 
 use axum::http::{HeaderMap, header};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use contracts::identity::{AUDIENCE, Claims, GetJwks, TOKEN_TYPE};
+use contracts::identity::{
+    AUDIENCE, Claims, GetJwks, ListEndedSessions, SessionEnded, TOKEN_SECONDS, TOKEN_TYPE,
+};
+use futures_util::StreamExt;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use moka::sync::Cache;
 use platform::{Bus, Caller, Trace};
@@ -18,6 +22,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 use crate::problem::Problem;
 
@@ -27,6 +32,10 @@ const LEEWAY: u64 = 5;
 const LONGEST: usize = 4096;
 /// How many verified tokens are remembered.
 const REMEMBERED: u64 = 100_000;
+/// How long it is remembered that a session was ended: longer than any of its tokens lasts.
+const ENDED: Duration = Duration::from_secs(TOKEN_SECONDS + 120);
+/// How many ended sessions are remembered.
+const MOST_ENDED: u64 = 1_000_000;
 /// Keys are not fetched more often than this, however many strange tokens come.
 const FETCH_AGAIN: Duration = Duration::from_secs(1);
 /// Keys are fetched this often without being asked for, so that one that was withdrawn goes.
@@ -39,6 +48,7 @@ pub(crate) struct Auth {
     keys: RwLock<HashMap<String, DecodingKey>>,
     fetched: Mutex<Option<Fetched>>,
     verified: Cache<[u8; 32], Verified>,
+    ended: Cache<Uuid, ()>,
 }
 
 /// The last attempt to get the keys.
@@ -49,9 +59,11 @@ struct Fetched {
 }
 
 /// What is known of a token that was verified.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Verified {
     caller: Caller,
+    session: Uuid,
+    ended: Cache<Uuid, ()>,
     /// Seconds since 1970.
     until: u64,
 }
@@ -59,7 +71,8 @@ pub(crate) struct Verified {
 impl Verified {
     /// Who it names, while it holds.
     pub(crate) fn caller(&self) -> Option<Caller> {
-        (jsonwebtoken::get_current_timestamp() <= self.until).then_some(self.caller)
+        let holds = jsonwebtoken::get_current_timestamp() <= self.until && !self.ended.contains_key(&self.session);
+        holds.then_some(self.caller)
     }
 }
 
@@ -86,6 +99,7 @@ impl Auth {
             keys: RwLock::default(),
             fetched: Mutex::default(),
             verified: Cache::new(REMEMBERED),
+            ended: Cache::builder().max_capacity(MOST_ENDED).time_to_live(ENDED).build(),
         }
     }
 
@@ -145,9 +159,9 @@ impl Auth {
             .claims;
         let caller = Caller { id: claims.sub, role: claims.role };
         let until = u64::try_from(claims.exp).unwrap_or_default() + LEEWAY;
-        let verified = Verified { caller, until };
-        self.verified.insert(hash, verified);
-        Ok(verified)
+        let verified = Verified { caller, session: claims.sid, ended: self.ended.clone(), until };
+        self.verified.insert(hash, verified.clone());
+        if verified.caller().is_some() { Ok(verified) } else { Err(Problem::unauthorized()) }
     }
 
     /// The public key of this name, fetched when it is new.
@@ -219,6 +233,50 @@ impl Auth {
             let fetched = self.fetch().await;
             tokio::time::sleep(if fetched.good { FETCH_ANYWAY } else { FETCH_AGAIN }).await;
         }
+    }
+
+    /// Keeps in mind which sessions were ended before their time; never returns.
+    ///
+    /// What the bus said while the connection was away was not heard, so it is asked for when the connection is
+    /// made again, and now and then.
+    pub(crate) async fn keep_ended(&self) {
+        let mut connections = self.bus.connections();
+        loop {
+            let Ok(heard) = self.bus.hear::<SessionEnded>().await else {
+                tokio::time::sleep(FETCH_AGAIN).await;
+                continue;
+            };
+            let mut heard = std::pin::pin!(heard);
+            loop {
+                connections.borrow_and_update();
+                let again = match self.ask_ended().await {
+                    Ok(()) => FETCH_ANYWAY,
+                    Err(error) => {
+                        tracing::debug!(%error, "ended sessions not known");
+                        FETCH_AGAIN
+                    }
+                };
+                let mut again = std::pin::pin!(tokio::time::sleep(again));
+                loop {
+                    tokio::select! {
+                        ended = heard.next() => match ended {
+                            Some(ended) => self.ended.insert(ended.session_id, ()),
+                            // The connection is closed for good.
+                            None => return,
+                        },
+                        () = &mut again => break,
+                        Ok(()) = connections.changed() => break,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ask_ended(&self) -> platform::Result<()> {
+        let ended = self.bus.ask(&ListEndedSessions {}, None, &Trace::start()).await?;
+        let ended = ended.parse::<contracts::identity::EndedSessions>()?;
+        ended.sessions.into_iter().for_each(|session| self.ended.insert(session, ()));
+        Ok(())
     }
 }
 

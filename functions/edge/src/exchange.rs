@@ -137,6 +137,13 @@ impl Line {
         self
     }
 
+    /// Success is 204: there is nothing to say.
+    #[must_use]
+    pub fn empty(mut self) -> Self {
+        self.how.success = StatusCode::NO_CONTENT;
+        self
+    }
+
     /// Only for those who are logged in.
     #[must_use]
     pub fn bearer(mut self) -> Self {
@@ -282,6 +289,8 @@ fn answered(answer: Answer, how: How, asked: &HeaderMap) -> Result<Response, Pro
         Problem::from(answer).into_response()
     } else if how.versioned {
         versioned(answer.body, asked)
+    } else if how.success == StatusCode::NO_CONTENT {
+        how.success.into_response()
     } else {
         (how.success, [(header::CONTENT_TYPE, "application/json")], answer.body).into_response()
     };

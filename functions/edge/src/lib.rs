@@ -134,7 +134,7 @@ pub async fn serve_with(
     let (router, app) = router(lines, &settings, bus.clone(), stop.clone()).await?;
     let full = full(&app);
     let service = service(&app).start(&bus).await?;
-    let keys = tokio::spawn(async move { app.auth.keep_keys().await });
+    let keys = tokio::spawn(async move { tokio::join!(app.auth.keep_keys(), app.auth.keep_ended()) });
     server::serve(router, full, connections, listener, stop).await;
     service.stop().await;
     keys.abort();

@@ -5,7 +5,7 @@
 use contracts::{
     auctions::{CreateItem, GetItem, ListBids, PlaceBid},
     catalog::ListItems,
-    identity::{GetJwks, GetMe, Login, Register},
+    identity::{GetJwks, GetMe, Login, Logout, LogoutAll, Refresh, Register},
     stats::GetUserStats,
 };
 
@@ -20,6 +20,9 @@ pub(crate) fn table() -> Vec<Line> {
         send::<Login>(["/identity/login", "/login", "/api/v1/auth/login", "/api/v1/users/login"]),
         ask::<GetMe>(["/identity/me", "/me", "/api/v1/users/me"]).bearer(),
         ask::<GetJwks>(["/.well-known/jwks.json"]),
+        send::<Refresh>(["/identity/refresh"]),
+        send::<Logout>(["/identity/logout"]).bearer().empty(),
+        send::<LogoutAll>(["/identity/logout-all"]).bearer().empty(),
         // items and bids
         send::<CreateItem>(["/api/v1/items"]).bearer().created(),
         ask::<ListItems>(["/api/v1/items"]),

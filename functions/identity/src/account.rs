@@ -20,6 +20,9 @@ pub enum AccountRefused {
     /// Nobody has that name, or the password is another one: the caller does not learn which.
     #[error("the name or the password is wrong")]
     BadCredentials,
+    /// The session has ended, or the token never opened one: the caller does not learn which.
+    #[error("the session has ended, log in again")]
+    SessionOver,
     /// Nobody has that e-mail.
     #[error("there is no such user")]
     NoUser,
@@ -29,7 +32,7 @@ impl Refusal for AccountRefused {
     fn kind(&self) -> Kind {
         match self {
             Self::EmailTaken | Self::UsernameTaken => Kind::Conflict,
-            Self::BadCredentials => Kind::Unauthenticated,
+            Self::BadCredentials | Self::SessionOver => Kind::Unauthenticated,
             Self::NoUser => Kind::NotFound,
         }
     }
@@ -37,7 +40,7 @@ impl Refusal for AccountRefused {
     fn code(&self) -> &'static str {
         match self {
             Self::EmailTaken | Self::UsernameTaken => "ALREADY_EXISTS",
-            Self::BadCredentials => "UNAUTHORIZED",
+            Self::BadCredentials | Self::SessionOver => "UNAUTHORIZED",
             Self::NoUser => "NOT_FOUND",
         }
     }

@@ -123,6 +123,18 @@ impl Keys {
         code.update(salt);
         Secret(format!("{session}.{generation}.{}", URL_SAFE_NO_PAD.encode(code.sign())))
     }
+
+    /// Whether this is the refresh token of a session in its generation. Takes as long for a wrong one as for a right one.
+    pub(crate) fn is_refresh_token(&self, token: &Secret, session: Uuid, generation: i32, salt: &[u8]) -> bool {
+        let right = self.refresh_token(session, generation, salt);
+        aws_lc_rs::constant_time::verify_slices_are_equal(right.0.as_bytes(), token.0.as_bytes()).is_ok()
+    }
+}
+
+/// The session and the generation that a refresh token names, whether it was made for them or not.
+pub(crate) fn parts(token: &Secret) -> Option<(Uuid, i32)> {
+    let mut parts = token.0.splitn(3, '.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 impl fmt::Debug for Keys {

@@ -21,9 +21,14 @@ pub mod find_user;
 mod fixtures;
 pub mod get_jwks;
 pub mod get_me;
+pub mod identity_outcome;
 pub mod keys;
+pub mod list_ended_sessions;
 pub mod login;
+pub mod logout;
+pub mod logout_all;
 pub mod password;
+pub mod refresh;
 pub mod register;
 mod session;
 mod store;
@@ -41,6 +46,11 @@ pub fn functions() -> Vec<Function> {
         get_me::function(),
         find_user::function(),
         get_jwks::function(),
+        refresh::function(),
+        logout::function(),
+        logout_all::function(),
+        list_ended_sessions::function(),
+        identity_outcome::function(),
     ]
 }
 

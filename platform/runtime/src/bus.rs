@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use async_nats::{
-    Client, ConnectOptions, Event, HeaderMap,
+    Client, ConnectOptions, HeaderMap,
     jetstream::{self, context::ContextBuilder, message::PublishMessage, stream::RawMessageErrorKind},
 };
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use crate::{
     error::Outage,
     metrics::Metrics,
     outcome::OutcomeOf,
-    wire::{self, Answer, COMMANDS, Command, Envelope, Query, header},
+    wire::{self, Answer, COMMANDS, Command, Envelope, Event, Query, header},
 };
 
 /// How long a query may take before the asker gives up.
@@ -81,12 +81,12 @@ impl Bus {
             .subscription_capacity(65_536)
             .event_callback(move |event| {
                 match event {
-                    Event::Connected => {
+                    async_nats::Event::Connected => {
                         connected.send_modify(|count| *count += 1);
                         tracing::debug!("connected to NATS");
                     }
                     // One for each try to connect again, and those of an orderly end.
-                    Event::ClientError(_) | Event::Draining | Event::Closed => {
+                    async_nats::Event::ClientError(_) | async_nats::Event::Draining | async_nats::Event::Closed => {
                         tracing::debug!(%event, "NATS connection")
                     }
                     event => tracing::warn!(%event, "NATS connection"),
@@ -248,6 +248,18 @@ impl Bus {
             .await
             .map_err(|error| Outage(format!("listen to {key}: {error}")))?;
         Ok(heard.filter_map(|message| std::future::ready(event_of(&message))))
+    }
+
+    /// What happens from now on to whatever it happens to, as soon as the stream has it. Best effort, as
+    /// [`live`](Self::live).
+    pub async fn hear<E: Event>(&self) -> Result<impl Stream<Item = E> + use<E>> {
+        let subject = format!("live.{}.*", E::NAME);
+        let heard = self.client.subscribe(subject).await;
+        let heard = heard.map_err(|error| Outage(format!("listen to {}: {error}", E::NAME)))?;
+        Ok(heard.filter_map(|message| {
+            let envelope = serde_json::from_slice::<Envelope<E>>(&message.payload);
+            std::future::ready(envelope.ok().map(|envelope| envelope.payload))
+        }))
     }
 
     /// Tells the relay of a domain that its outbox has something. Best effort: the relay also polls.

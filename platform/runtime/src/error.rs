@@ -85,6 +85,9 @@ pub struct Refused {
     /// Machine-readable extras that stand beside the details, for example `min_next_bid`.
     #[serde(flatten)]
     pub extras: Map<String, Value>,
+    /// What the handler did before it refused stays done; else it is undone.
+    #[serde(skip)]
+    pub keeps: bool,
 }
 
 /// One wrong member of a request.
@@ -105,7 +108,16 @@ impl Refused {
             message: message.into(),
             details: None,
             extras: Map::new(),
+            keeps: false,
         }
+    }
+
+    /// The same refusal of a command, and what its handler did and said before stays: a count of tries, a session
+    /// that was ended because of what came.
+    #[must_use]
+    pub fn keeping(mut self) -> Self {
+        self.keeps = true;
+        self
     }
 
     /// Its code as a label of what is counted: a word of the source, and `OTHER` when it came from elsewhere.

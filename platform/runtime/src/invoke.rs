@@ -3,7 +3,7 @@
 //! Knows nothing of NATS: the [runner](crate::runner) brings deliveries and carries the verdicts out.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     marker::PhantomData,
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -705,6 +705,7 @@ impl<C: Command, H: HandleCommands<C>> Commands<C, H> {
         }
 
         let places: Vec<usize> = fresh.iter().map(|member| member.index).collect();
+        let mut kept = HashSet::new();
         let keep_claim = !C::SECRET && self.recall.is_none();
         if keep_claim && members.len() == 1 {
             cx.savepoint = Savepoint::Wanted;
@@ -719,7 +720,9 @@ impl<C: Command, H: HandleCommands<C>> Commands<C, H> {
                 answers[*index] = Some(match result {
                     Ok(reply) => Answer::accepted(&reply)?,
                     Err(Error::Refused(refused)) => {
-                        if members.len() == 1 && self.recall.is_none() {
+                        if refused.keeps {
+                            kept.insert(*index);
+                        } else if members.len() == 1 && self.recall.is_none() {
                             cx.undo().await?;
                         }
                         Answer::refused(&refused)
@@ -741,8 +744,9 @@ impl<C: Command, H: HandleCommands<C>> Commands<C, H> {
             }
         }
         cx.savepoint = Savepoint::None;
-        let accepted = |index: usize| answers[index].as_ref().is_some_and(Answer::is_accepted);
-        commit(host, &mut cx, accepted).await?;
+        let stays =
+            |index: usize| kept.contains(&index) || answers[index].as_ref().is_some_and(Answer::is_accepted);
+        commit(host, &mut cx, stays).await?;
 
         for (index, id, fingerprint) in repeated {
             if let Some((first, original)) = firsts.get(&id)

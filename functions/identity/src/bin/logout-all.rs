@@ -1,0 +1,5 @@
+//! The `logout-all` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(identity::logout_all::function())
+}

@@ -1,0 +1,5 @@
+//! The `logout` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(identity::logout::function())
+}
