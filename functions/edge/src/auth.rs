@@ -71,7 +71,8 @@ pub(crate) struct Verified {
 impl Verified {
     /// Who it names, while it holds.
     pub(crate) fn caller(&self) -> Option<Caller> {
-        let holds = jsonwebtoken::get_current_timestamp() <= self.until && !self.ended.contains_key(&self.session);
+        let holds =
+            jsonwebtoken::get_current_timestamp() <= self.until && !self.ended.contains_key(&self.session);
         holds.then_some(self.caller)
     }
 }

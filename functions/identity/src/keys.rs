@@ -125,7 +125,13 @@ impl Keys {
     }
 
     /// Whether this is the refresh token of a session in its generation. Takes as long for a wrong one as for a right one.
-    pub(crate) fn is_refresh_token(&self, token: &Secret, session: Uuid, generation: i32, salt: &[u8]) -> bool {
+    pub(crate) fn is_refresh_token(
+        &self,
+        token: &Secret,
+        session: Uuid,
+        generation: i32,
+        salt: &[u8],
+    ) -> bool {
         let right = self.refresh_token(session, generation, salt);
         aws_lc_rs::constant_time::verify_slices_are_equal(right.0.as_bytes(), token.0.as_bytes()).is_ok()
     }

@@ -14,10 +14,7 @@ use crate::{
 
 /// Commands of [`Refresh`].
 pub fn function() -> Function {
-    Function::command(refresh)
-        .needs::<Keys>(Keys::load)
-        .needs::<Grace>(Grace::load)
-        .emits::<SessionEnded>()
+    Function::command(refresh).needs::<Keys>(Keys::load).needs::<Grace>(Grace::load).emits::<SessionEnded>()
 }
 
 async fn refresh(cx: &mut Cx, Refresh { refresh_token }: Refresh) -> Result<Session> {
@@ -85,7 +82,8 @@ mod tests {
 
         let all = futures_util::future::join_all((0..20).map(|_| app.call(&function, &refresh))).await;
 
-        let tokens: HashSet<String> = all.into_iter().map(|session| session.unwrap().refresh_token.0).collect();
+        let tokens: HashSet<String> =
+            all.into_iter().map(|session| session.unwrap().refresh_token.0).collect();
         assert_eq!(tokens.len(), 1);
         let generation = sqlx::query_scalar!("select generation from sessions").fetch_one(app.pool()).await;
         assert_eq!(generation.unwrap(), 2);

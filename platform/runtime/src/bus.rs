@@ -86,7 +86,9 @@ impl Bus {
                         tracing::debug!("connected to NATS");
                     }
                     // One for each try to connect again, and those of an orderly end.
-                    async_nats::Event::ClientError(_) | async_nats::Event::Draining | async_nats::Event::Closed => {
+                    async_nats::Event::ClientError(_)
+                    | async_nats::Event::Draining
+                    | async_nats::Event::Closed => {
                         tracing::debug!(%event, "NATS connection")
                     }
                     event => tracing::warn!(%event, "NATS connection"),

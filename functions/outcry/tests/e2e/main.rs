@@ -6,6 +6,7 @@ mod bench;
 mod full;
 mod killed;
 mod replay;
+mod sessions;
 mod split;
 
 use std::{
