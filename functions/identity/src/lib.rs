@@ -8,6 +8,7 @@
 //!   not learn whether it was the name or the password that was wrong;
 //! * no token is stored: an access token is signed and ends after ten minutes, a refresh token is
 //!   computed from its session's row with a key that is not in the database;
+//! * a refresh token is good once, and a session that was ended opens nothing a second later;
 //! * whoever has the public keys ([`get_jwks`]) can check an access token without asking.
 //!
 //! The rules are in [`account`], the keys in [`keys`], the hashing in [`password`].

@@ -101,6 +101,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("OUTBOX_RETENTION_HOURS", "a whole number of hours", "24"),
     ("OUTBOX_MAX_BYTES", "a whole number of bytes", "8589934592"),
     ("JWT_ISSUER", "a name or URL", "outcry"),
+    ("REFRESH_GRACE_SECS", "0 to 60 seconds", "10"),
     ("JWT_KEY_FILE", "the path of an Ed25519 key in PEM", ".outcry/jwt-key.pem"),
     ("OUTCRY_DATA", "a folder", ".outcry"),
     ("CORS_ORIGINS", "origins separated by commas", "https://outcry.example"),
