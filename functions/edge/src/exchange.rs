@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::{
     App,
+    address::Client,
     command_token::Named,
     commands,
     decode::{self, Given},
@@ -193,7 +194,8 @@ async fn send_command<C: Command>(app: &App, how: How, request: Request) -> Resu
         .map_err(|_| Problem::request_timeout())??;
     let command: C = decode::json(&given(&path, how), &body)?;
     let request = platform::Request { caller, trace: trace(&mut parts), idempotency_key };
-    match dispatch(app, &command, &request).await? {
+    let client = parts.extensions.get().copied();
+    match dispatch(app, &command, &request, client).await? {
         Dispatched::Answered(answer) => answered(answer, how, &parts.headers),
         Dispatched::Pending(token) => Ok(pending(&token)),
     }
@@ -211,7 +213,7 @@ async fn serve_command<C: Command>(app: &App, how: How, request: &Delivery) -> R
     let given = Given { path: Vec::new(), without: how.without };
     let command: C = decode::json(&given, &request.body)?;
     let sent = platform::Request { caller, trace: request.trace(), idempotency_key };
-    Ok(match dispatch(app, &command, &sent).await? {
+    Ok(match dispatch(app, &command, &sent, None).await? {
         Dispatched::Answered(answer) => answer,
         Dispatched::Pending(token) => {
             let body = undecided(&token).to_string();
@@ -232,7 +234,26 @@ enum Dispatched {
     Pending(String),
 }
 
+/// Delivers a command, unless commands of its kind came too often.
 async fn dispatch<C: Command>(
+    app: &App,
+    command: &C,
+    request: &platform::Request,
+    client: Option<Client>,
+) -> Result<Dispatched, Problem> {
+    let attempt = app.throttle.attempt(command, client)?;
+    let dispatched = deliver(app, command, request).await;
+    attempt.answered(match &dispatched {
+        Ok(Dispatched::Answered(answer)) => {
+            StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+        Ok(Dispatched::Pending(_)) => StatusCode::ACCEPTED,
+        Err(problem) => problem.status(),
+    });
+    dispatched
+}
+
+async fn deliver<C: Command>(
     app: &App,
     command: &C,
     request: &platform::Request,

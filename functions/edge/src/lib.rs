@@ -13,8 +13,10 @@
 //! | what an error looks like | `problem` |
 //! | what every answer carries | `frame` |
 //! | how much is let in | `limits`, `server`, `descriptors` |
+//! | how often, and where from | `throttle`, `address` |
 //! | what is counted, and who may read it | `metrics` |
 
+mod address;
 mod auth;
 pub mod command_token;
 mod commands;
@@ -31,6 +33,7 @@ mod routes;
 mod server;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -43,7 +46,8 @@ use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
-    auth::Auth, command_token::CommandKey, health::Readiness, limits::Room, live::Live, metrics::Metrics,
+    address::Proxies, auth::Auth, command_token::CommandKey, health::Readiness, limits::Room, live::Live,
+    metrics::Metrics, throttle::Throttle,
 };
 
 pub use crate::exchange::{Line, send};
@@ -69,6 +73,18 @@ pub struct Settings {
     /// Who reads `/metrics` must have it; at least 32 characters. When missing everybody may in development, and
     /// nobody in production.
     pub metrics_token: Option<String>,
+    /// Requests a second of one user, or of one address that brings no known token: 100 in production and off in
+    /// development when missing, off when 0.
+    pub rate_limit: Option<u32>,
+    /// Failed logins to one account from one network within 15 minutes, before each further one has to wait; ten times as
+    /// many an hour to one account, twenty times from one address. 5 in production and off in development when missing, off
+    /// when 0.
+    pub login_limit: Option<u32>,
+    /// Registrations an hour from one address: 10 in production and off in development when missing, off when 0.
+    pub register_limit: Option<u32>,
+    /// Networks and addresses of proxies whose `X-Forwarded-For` and `Forwarded` count; none when empty.
+    #[serde(default)]
+    pub trusted_proxies: Vec<String>,
     /// How careful the platform is.
     #[serde(default)]
     pub outcry_env: Mode,
@@ -158,6 +174,8 @@ struct App {
     commands: CommandKey,
     readiness: Readiness,
     room: Room,
+    proxies: Proxies,
+    throttle: Throttle,
     live: Live,
     metrics: Metrics,
 }
@@ -174,6 +192,8 @@ async fn router(
         auth: Auth::new(bus.clone(), &settings.jwt_issuer),
         commands: CommandKey::new(settings.edge_key.as_deref())?,
         live: Live::new(bus.clone(), stop, descriptors::connections()),
+        proxies: Proxies::parse(&settings.trusted_proxies)?,
+        throttle: Throttle::new(settings, bus.metrics()),
         metrics: Metrics::new(bus.clone(), settings)?,
         readiness: Readiness::of(bus, lines.iter().filter_map(Line::function)),
         room: Room::default(),
@@ -231,6 +251,8 @@ fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
             header::LOCATION,
             header::RETRY_AFTER,
             named("idempotent-replayed"),
+            named("ratelimit"),
+            named("ratelimit-policy"),
             named("x-request-id"),
             named("x-trace-id"),
         ])

@@ -11,7 +11,7 @@ use axum::{
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 
-use crate::{App, health, metrics, problem::Problem};
+use crate::{App, address::Peer, health, metrics, problem::Problem};
 
 /// The longest path with its query string.
 const URI: usize = 8 * 1024;
@@ -39,12 +39,15 @@ impl Room {
 }
 
 /// Lets a request in, or says why not. What panics inside is an error of ours and ends here.
-pub(crate) async fn limit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn limit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     if request.method() == Method::CONNECT {
         // It names a host and no path, so no route could say this.
         return ([(header::ALLOW, "GET, POST")], Problem::method_not_allowed()).into_response();
     }
     if let Err(problem) = fits(&request) {
+        return problem.into_response();
+    }
+    if let Err(problem) = admit(&app, &mut request) {
         return problem.into_response();
     }
     let _permit = match app.room.0.try_acquire() {
@@ -79,6 +82,19 @@ fn fits(request: &Request) -> Result<(), Problem> {
         return Err(Problem::headers_too_large(HEADERS));
     }
     Ok(())
+}
+
+/// Notes where the request comes from, and counts it. Who asks how it goes may ask as often as they like.
+fn admit(app: &App, request: &mut Request) -> Result<(), Problem> {
+    let peer = request.extensions().get::<Peer>().copied();
+    let client = peer.map(|peer| app.proxies.client(peer, request.headers()));
+    if let Some(client) = client {
+        request.extensions_mut().insert(client);
+    }
+    if !app.throttle.counts_requests() || is_probe(request) {
+        return Ok(());
+    }
+    app.throttle.request(app.auth.remembered(request.headers()), client)
 }
 
 fn is_probe(request: &Request) -> bool {

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use platform::{Answer, Kind, Refused};
 use serde_json::Value;
 
+use crate::throttle::Limited;
+
 /// Seconds after which a caller may come again when nothing else is known.
 const COME_AGAIN: u64 = 1;
 
@@ -19,6 +21,8 @@ pub(crate) struct Problem {
     status: StatusCode,
     /// `{"error":{...}}`, without the request's id.
     body: Bytes,
+    /// What was asked too often.
+    limited: Option<Limited>,
 }
 
 impl Problem {
@@ -69,6 +73,16 @@ impl Problem {
         Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "HEADERS_TOO_LARGE", &message)
     }
 
+    /// Asked too often.
+    pub(crate) fn rate_limited(limited: Limited) -> Self {
+        let message = "this was asked too often, come again when Retry-After is over";
+        let mut refused = Refused::new(Kind::Invalid, "RATE_LIMITED", message);
+        refused.status = StatusCode::TOO_MANY_REQUESTS.as_u16();
+        let wait = limited.wait.as_nanos().div_ceil(1_000_000);
+        refused.extras.insert("retry_after_ms".into(), u64::try_from(wait).unwrap_or(u64::MAX).into());
+        Self { limited: Some(limited), ..refused.into() }
+    }
+
     /// Something broke; says nothing about what.
     pub(crate) fn internal() -> Self {
         Answer::broken().into()
@@ -82,6 +96,11 @@ impl Problem {
     pub(crate) fn timeout() -> Self {
         let message = "there was no answer in time; it may have been done, or not";
         Self::new(StatusCode::GATEWAY_TIMEOUT, "TIMEOUT", message)
+    }
+
+    /// What the caller is told first.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// Whether it is our doing, so that the same request may well succeed later.
@@ -102,6 +121,19 @@ impl Problem {
             }
             _ => {}
         }
+        if let Some(limited) = self.limited {
+            // draft-ietf-httpapi-ratelimit-headers.
+            let Limited { policy, most, window, .. } = limited;
+            let told = [
+                ("ratelimit-policy", format!("\"{policy}\";q={most};w={}", window.as_secs())),
+                ("ratelimit", format!("\"{policy}\";r=0;t={}", self.retry_after())),
+            ];
+            for (name, value) in told {
+                if let Ok(value) = HeaderValue::from_str(&value) {
+                    headers.insert(name, value);
+                }
+            }
+        }
         *response.body_mut() = naming(&self.body, request_id).into();
     }
 
@@ -116,7 +148,7 @@ impl Problem {
 impl From<Answer> for Problem {
     fn from(answer: Answer) -> Self {
         let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, body: answer.body }
+        Self { status, body: answer.body, limited: None }
     }
 }
 

@@ -1,10 +1,10 @@
 //! Connections: accepted, limited, and finished in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{HeaderValue, header},
+    http::{HeaderValue, Request, header},
     response::Response,
 };
 use hyper_util::{
@@ -17,7 +17,9 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::util::MapResponse;
+use tower::util::{MapRequest, MapResponse};
+
+use crate::address::Peer;
 
 /// How long a request's headers may take. Also how long an idle connection stays.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
@@ -57,16 +59,16 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
                 let (builder, stop, cut) = (builder.clone(), stop.clone(), cut.clone());
                 if let Some(place) = place(&room) {
-                    let connection = connection(builder, stream, router.clone(), stop);
+                    let connection = connection(builder, stream, from, router.clone(), stop);
                     tasks.spawn(async move {
                         cut.run_until_cancelled(connection).await;
                         drop(place);
                     });
                 } else if let Some(place) = place(&refused) {
-                    let connection = connection(builder, stream, full.clone(), stop);
+                    let connection = connection(builder, stream, from, full.clone(), stop);
                     tasks.spawn(async move {
                         let _ = tokio::time::timeout(REFUSED_WITHIN, connection).await;
                         drop(place);
@@ -100,12 +102,17 @@ pub(crate) async fn last(mut response: Response) -> Response {
 async fn connection(
     builder: Builder<TokioExecutor>,
     stream: TcpStream,
+    from: SocketAddr,
     router: Router,
     stop: CancellationToken,
 ) {
     // Answers are small: waiting to fill a packet would only make them late.
     let _ = stream.set_nodelay(true);
     let stopping = stop.clone();
+    let router = MapRequest::new(router, move |mut request: Request<_>| {
+        request.extensions_mut().insert(Peer(from.ip()));
+        request
+    });
     let service = MapResponse::new(router, move |mut response: Response| {
         if stopping.is_cancelled() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -85,7 +85,7 @@ async fn post(router: &Router, uri: &str, body: &str) -> Answered {
     call(router, "POST", uri, &[("content-type", "application/json")], body.to_owned()).await
 }
 
-async fn router_over(url: &str, settings: Settings) -> (Router, Bus) {
+pub(crate) async fn router_over(url: &str, settings: Settings) -> (Router, Bus) {
     let config = Config { nats_url: url.into(), ..Env::default().read().unwrap() };
     let bus = Bus::connect(&config, "edge").await.unwrap();
     (
@@ -97,7 +97,7 @@ async fn router_over(url: &str, settings: Settings) -> (Router, Bus) {
     )
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Env::default().read().unwrap()
 }
 
@@ -256,6 +256,11 @@ pub(crate) fn keys() -> Function {
 /// As a header carries it.
 pub(crate) fn token_that_ends_in(seconds: i64) -> String {
     bearer(&signed(&header(), &with("exp", seconds_from_now(seconds)), key()))
+}
+
+/// As a header carries it.
+pub(crate) fn token_of_bob() -> String {
+    bearer(&signed(&header(), &with("sub", json!(BOB)), key()))
 }
 
 fn raw(header: &Value, claims: &Value, signature: &str) -> String {
@@ -785,13 +790,13 @@ async fn when_there_is_no_room_it_is_said_at_once_and_probes_still_answer() {
 
 // --- over a real connection -----------------------------------------------------------------------
 
-struct Server {
-    address: std::net::SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: std::net::SocketAddr,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
 }
 
-async fn listening(router: Router) -> Server {
+pub(crate) async fn listening(router: Router) -> Server {
     listening_to(router, Router::new(), 100).await
 }
 
@@ -804,7 +809,7 @@ async fn listening_to(router: Router, full: Router, connections: usize) -> Serve
 }
 
 /// What comes back for these bytes until the server closes.
-async fn exchange(address: std::net::SocketAddr, bytes: &[u8]) -> String {
+pub(crate) async fn exchange(address: std::net::SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
