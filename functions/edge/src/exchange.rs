@@ -34,6 +34,15 @@ const BODY_WITHIN: Duration = Duration::from_secs(15);
 /// The longest `Idempotency-Key`.
 const KEY: usize = 255;
 
+/// What a line's method is called.
+const METHODS: [(MethodFilter, &str); 5] = [
+    (MethodFilter::GET, "GET"),
+    (MethodFilter::POST, "POST"),
+    (MethodFilter::PUT, "PUT"),
+    (MethodFilter::PATCH, "PATCH"),
+    (MethodFilter::DELETE, "DELETE"),
+];
+
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -167,6 +176,12 @@ impl Line {
     /// The function that answers.
     pub(crate) fn function(&self) -> Option<&'static str> {
         self.how.function
+    }
+
+    /// Its method with each of its paths.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let method = METHODS.iter().find(|(method, _)| *method == self.method).map_or("?", |(_, name)| name);
+        self.paths.iter().map(move |path| (method, *path))
     }
 
     /// What it answers over NATS.

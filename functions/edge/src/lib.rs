@@ -98,6 +98,12 @@ fn default_issuer() -> String {
     "outcry".into()
 }
 
+/// Every route that there is: method, and path as a template such as `/api/v1/items/{item_id}`.
+pub fn routes() -> Vec<(&'static str, &'static str)> {
+    let own = health::PATHS.into_iter().chain([metrics::PATH]).map(|path| ("GET", path));
+    routes::table().iter().flat_map(Line::routes).chain(own).collect()
+}
+
 /// The whole body of the binary: `edge` serves until a signal, `edge health` exits with 0 when one is ready.
 pub fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("health") {

@@ -532,6 +532,7 @@ async fn every_error_has_the_same_form_and_the_same_headers() {
             ("cross-origin-resource-policy", "same-origin"),
             ("cross-origin-opener-policy", "same-origin"),
             ("strict-transport-security", "max-age=31536000; includeSubDomains"),
+            ("permissions-policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
             ("cache-control", "no-store"),
             ("x-request-id", "req-7"),
             ("server", ""),

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
+mod authorization;
 mod bench;
 mod full;
+mod gate;
 mod killed;
 mod replay;
 mod sessions;
@@ -50,11 +52,13 @@ struct Setting {
     /// Its data need not survive kill -9 of Postgres.
     throwaway: bool,
     split: Option<Split>,
+    /// What its environment says.
+    variables: &'static [(&'static str, &'static str)],
 }
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { without: Vec::new(), throwaway: true, split: None }
+        Self { without: Vec::new(), throwaway: true, split: None, variables: &[] }
     }
 }
 
@@ -76,6 +80,9 @@ impl Setting {
         };
         let mut env = Env::default();
         env.set("RUST_LOG", rust_log);
+        for (name, value) in self.variables {
+            env.set(name, *value);
+        }
         launch::start(env, options, |_| {}).await.unwrap()
     }
 }
