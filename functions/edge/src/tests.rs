@@ -838,6 +838,112 @@ async fn what_is_not_http_is_refused_and_the_connection_closed() {
     }
 }
 
+/// S-22: a body whose end two readers would see in different places is refused, or at least nothing behind it is read.
+#[tokio::test]
+async fn nothing_is_smuggled_in_behind_a_request() {
+    let server = listening(alone().await).await;
+    let behind = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
+    let post = |headers: &str, body: &str| {
+        format!(
+            "POST /register HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{headers}\r\n{body}{behind}"
+        )
+    };
+    for (headers, body, status) in [
+        ("Transfer-Encoding : chunked\r\n", "0\r\n\r\n", "400"),
+        ("Transfer-Encoding: chunked, identity\r\n", "0\r\n\r\n", "400"),
+        ("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n", "400"),
+        ("Transfer-Encoding:\r\n chunked\r\n", "0\r\n\r\n", "400"),
+        ("Content-Length: 2\r\nContent-Length: 3\r\n", "{} ", "400"),
+        ("Content-Length: +2\r\n", "{}", "400"),
+        ("Content-Length: -2\r\n", "{}", "400"),
+        ("Content-Length: 0x2\r\n", "{}", "400"),
+        ("Content-Length: 2, 3\r\n", "{}", "400"),
+        ("Content-Length\0: 2\r\n", "{}", "400"),
+        ("Content-Length: 2\rX: y\r\n", "{}", "400"),
+        // Both: it is read in chunks, as RFC 9112 6.1 lets a server do that closes the connection then.
+        ("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n\r\n", "400"),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", "2\r\n{}\r\n0\r\n\r\n", "400"),
+        ("Transfer-Encoding: chunked\r\n", "xyz\r\n{}\r\n", "400"),
+        ("Transfer-Encoding: chunked\r\n", "fffffffffffffffff\r\n{}\r\n", "400"),
+    ] {
+        let answers = exchange(server.address, post(headers, body).as_bytes()).await;
+        assert!(answers.starts_with(&format!("HTTP/1.1 {status} ")), "{headers:?} -> {answers:.60}");
+        assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{headers:?} -> {answers}");
+    }
+    // What is in order is read, and what comes behind it is the next request.
+    for (headers, body) in
+        [("Content-Length: 2\r\n", "{}"), ("Transfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n\r\n")]
+    {
+        let last = post(headers, body).replace("Host: x\r\n\r\n", "Host: x\r\nConnection: close\r\n\r\n");
+        let answers = exchange(server.address, last.as_bytes()).await;
+        assert_eq!(answers.matches("HTTP/1.1 ").count(), 2, "{headers:?} -> {answers}");
+    }
+}
+
+/// S-23.
+#[tokio::test]
+async fn what_is_too_large_or_too_slow_is_ended() {
+    let server = listening(alone().await).await;
+    let head = "HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    let chunk = format!("400\r\n{}\r\n", "a".repeat(0x400));
+    for (request, status) in [
+        (format!("GET /livez?{} {head}\r\n", "a".repeat(9 * 1024)), 414),
+        (format!("GET /livez {head}X-Wide: {}\r\n\r\n", "a".repeat(17 * 1024)), 431),
+        (format!("POST /register {head}Content-Length: 66560\r\n\r\n"), 413),
+        (format!("POST /register {head}Transfer-Encoding: chunked\r\n\r\n{}", chunk.repeat(9)), 413),
+    ] {
+        let answer = exchange(server.address, request.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer:.80}");
+        assert!(answer.contains("\"request_id\""), "{answer}");
+    }
+
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    let started = std::time::Instant::now();
+    slow.write_all(b"GET /livez HTTP/1.1\r\nHost: ").await.unwrap();
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(11), async {
+        loop {
+            // One letter a second keeps it busy, and is not enough.
+            let read = tokio::time::timeout(Duration::from_secs(1), slow.read_to_end(&mut answer)).await;
+            if read.is_ok() || slow.write_all(b"x").await.is_err() {
+                break;
+            }
+        }
+    });
+    assert!(ended.await.is_ok(), "still open after 11 seconds");
+    assert!(started.elapsed() > Duration::from_secs(9), "{:?}", started.elapsed());
+    assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1 200"));
+}
+
+/// S-24.
+#[tokio::test]
+async fn another_spelling_of_a_path_opens_nothing() {
+    let router = alone().await;
+    for (path, status) in [
+        ("/api/v1/users/me/stats", 401),
+        ("/api/v1/users/%6de/stats", 404),
+        ("/api/v1/users/me/stats/", 404),
+        ("/api/v1/users/me/stats;x=1", 404),
+        ("/api/v1/users/me;x=1/stats", 404),
+        ("/api/v1/users/me%2fstats", 404),
+        ("/api/v1/users/%2e%2e/me", 404),
+        ("/api/v1/users/x/../me/stats", 404),
+        ("/./api/v1/users/me/stats", 404),
+        ("//api/v1/users/me/stats", 404),
+        ("/api//v1/users/me/stats", 404),
+        ("/API/v1/users/me/stats", 404),
+        ("/%61pi/v1/users/me/stats", 404),
+        ("/me%00", 404),
+        ("/me?x=/livez", 401),
+        ("/livez/../me", 404),
+    ] {
+        assert_eq!(get(&router, path, &[]).await.status.as_u16(), status, "{path}");
+        assert_eq!(call(&router, "HEAD", path, &[], "").await.status.as_u16(), status, "HEAD {path}");
+    }
+    let head = call(&router, "HEAD", "/livez", &[], "").await;
+    assert_eq!((head.status, &head.body), (StatusCode::OK, &Value::Null));
+}
+
 #[tokio::test]
 async fn what_is_in_flight_is_finished_and_idle_connections_are_closed() {
     let slow = axum::routing::get(async || {

@@ -1,11 +1,20 @@
 //! What the edge does not let in, on the whole platform: guesses, floods, and words of strangers about who they are.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use reqwest::Client;
 use serde_json::{Value, json};
+use sqlx::{ConnectOptions, postgres::PgConnectOptions};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
-use crate::{Seen, Setting, Visitor, story};
+use crate::{Alone, Seen, Setting, Visitor, path_of, start, story};
 
 /// Somebody whose connections come from this address; all of 127.0.0.0/8 is this machine.
 fn from(url: &str, address: &str) -> Visitor {
@@ -64,7 +73,7 @@ fn who_guesses_passwords_has_to_wait_and_nobody_learns_who_has_an_account() {
         assert_eq!(refused[0], refused[1], "the same words whether there is such an account or not");
 
         assert_eq!(owner.login(&ann, "secret123").await.status, 200, "from elsewhere she gets in");
-        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
         assert_eq!(mallory.login(&ann, "wrong-guess").await.status, 401, "one more after a second");
         let again = mallory.login(&ann, "wrong-guess").await;
         assert_eq!((again.status, &again.headers["retry-after"].to_str().unwrap()), (429, &"2"));
@@ -102,6 +111,113 @@ fn many_guesses_at_once_are_not_more_guesses() {
         let elsewhere = from(&platform.url, "127.0.9.2");
         let person = json!({ "email": "bob@example.com", "password": "secret123" });
         assert_eq!(elsewhere.post("/register", person).await.status, 201);
+        platform.stop().await;
+    });
+}
+
+/// S-31.
+#[test]
+fn when_something_breaks_inside_nothing_of_the_inside_is_told() {
+    story(async {
+        let (platform, _data) = start(Vec::new()).await;
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let item = ann.offer(120.0, json!({})).await;
+        // A table that is not there yet is an outage, a column that is not there is an error.
+        for (domain, broken) in [
+            ("auctions", "alter table items rename to canary_items"),
+            ("identity", "alter table users rename column email to canary_email"),
+        ] {
+            let options: PgConnectOptions = platform.env.get("DATABASE_URL").unwrap().parse().unwrap();
+            let mut administrator = options.database(domain).connect().await.unwrap();
+            sqlx::query(broken).execute(&mut administrator).await.unwrap();
+        }
+
+        let mut statuses = Vec::new();
+        for seen in [
+            ann.get(&path_of(&item)).await,
+            ann.get("/me").await,
+            ann.login("somebody", "secret123").await,
+            ann.post("/register", json!({ "email": "x@example.com", "password": "secret123" })).await,
+        ] {
+            statuses.push(seen.status);
+            let request_id = seen.headers["x-request-id"].to_str().unwrap();
+            let (code, message) = match seen.status {
+                500 => ("INTERNAL", "something went wrong on our side"),
+                503 => ("UNAVAILABLE", "the service is busy, try again shortly"),
+                _ => panic!("{} {}", seen.status, seen.body),
+            };
+            let all = json!({ "error": { "code": code, "message": message, "request_id": request_id } });
+            assert_eq!(seen.body, all);
+            let headers = format!("{:?}", seen.headers).to_lowercase();
+            for inside in ["canary", "select", "postgres", "src/", ".rs", "127.0.0.1"] {
+                assert!(!headers.contains(inside), "{inside} in {headers}");
+            }
+        }
+        assert_eq!(statuses, [503, 500, 500, 500]);
+        platform.stop().await;
+    });
+}
+
+/// S-63.
+#[test]
+fn what_a_stranger_sends_makes_no_lines_in_the_log() {
+    story(async {
+        let (platform, data) = start(Vec::new()).await;
+        let log = data.path().join("edge.log");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut edge = Command::new(env!("CARGO_BIN_EXE_outcry"));
+        edge.args(["run", "edge"]).stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+        let said = [("PORT", port.to_string()), ("LOG_FORMAT", "json".into()), ("RUST_LOG", "debug".into())];
+        edge.env("OUTCRY_DATA", platform.env.get("OUTCRY_DATA").unwrap()).envs(said);
+        let _edge = Alone(edge.spawn().unwrap());
+        let somebody = Visitor::of(&format!("http://127.0.0.1:{port}"));
+        for _ in 0..200 {
+            if somebody.http.get(format!("{}/readyz", somebody.url)).send().await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+
+        let ask = async |path: &str, header: &str, value: &[u8]| {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}: ");
+            let _ = stream.write_all(&[head.as_bytes(), value, b"\r\n\r\n"].concat()).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        };
+        let long = "canary".repeat(200_000);
+        for value in [
+            &b"canary\x1b[31m"[..],
+            b"canary\xc2\x9b31m\xe2\x80\xa8canary",
+            b"canary\r{\"level\":\"canary\"}",
+            b"canary%0d%0a{\"level\":\"canary\"}",
+            b"canary\\n\\u001b[2J",
+            long.as_bytes(),
+            &long.as_bytes()[..12_000],
+        ] {
+            for header in ["User-Agent", "X-Request-Id", "X-Correlation-Id", "traceparent", "Authorization"] {
+                ask("/api/v1/users/canary/stats?canary=%0d%0a%1b[31m", header, value).await;
+            }
+        }
+        ask("/the-end", "X-Request-Id", b"the-end").await;
+
+        let mut text = String::new();
+        for _ in 0..100 {
+            text = std::fs::read_to_string(&log).unwrap();
+            if text.contains("\"request_id\":\"the-end\"") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(text.contains("\"request_id\":\"the-end\""), "{text:.2000}");
+        for line in text.lines() {
+            let mut said: Value =
+                serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line:.500}"));
+            assert!(said["timestamp"].is_string() && line.len() < 2000, "{line:.500}");
+            assert!(!line.chars().any(char::is_control), "{line:.500}");
+            // A caller may name its request, in visible ASCII, and finds it by that name.
+            said.as_object_mut().unwrap().remove("request_id");
+            assert!(!said.to_string().contains("canary"), "{said}");
+        }
         platform.stop().await;
     });
 }
