@@ -441,6 +441,26 @@ mod tests {
     }
 
     #[test]
+    fn who_was_quiet_longest_is_forgotten_first_and_there_is_an_end_to_memory() {
+        let limit = Limit::new(Policy { name: "x", most: 1, kind: Kind::In(HOUR) });
+        let now = Instant::now();
+        for stranger in 0..REMEMBERED {
+            limit.take(limit.key(stranger), now).ok().unwrap();
+        }
+        limit.counts.run_pending_tasks();
+        let oldest_but_busy = limit.key(0_u64);
+        assert!(limit.take(oldest_but_busy, now).is_err());
+        for stranger in REMEMBERED..REMEMBERED + 1000 {
+            limit.take(limit.key(stranger), now).ok().unwrap();
+        }
+        limit.counts.run_pending_tasks();
+
+        assert!(limit.counts.entry_count() <= REMEMBERED, "{}", limit.counts.entry_count());
+        assert!(limit.take(oldest_but_busy, now).is_err(), "who comes again is remembered");
+        assert!(limit.take(limit.key(1_u64), now).is_ok(), "who was quiet is not");
+    }
+
+    #[test]
     fn a_house_is_one_address_and_neighbours_are_one_network() {
         let of = |text: &str| -> IpAddr { text.parse().unwrap() };
         for (address, house, neighbours) in [
