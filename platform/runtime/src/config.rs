@@ -106,9 +106,9 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("OUTCRY_DATA", "a folder", ".outcry"),
     ("CORS_ORIGINS", "origins separated by commas", "https://outcry.example"),
     ("EDGE_KEY", "at least 32 characters", "the output of `openssl rand -hex 32`"),
-    ("RATE_LIMIT", "requests a second, or 0 for no limit", "100"),
-    ("LOGIN_LIMIT", "failed logins within 15 minutes, or 0 for no limit", "5"),
-    ("REGISTER_LIMIT", "registrations an hour, or 0 for no limit", "10"),
+    ("RATE_LIMIT", "a whole number of requests a second, or 0 for no limit", "100"),
+    ("LOGIN_LIMIT", "a whole number of failed logins, or 0 for no limit", "5"),
+    ("REGISTER_LIMIT", "a whole number of registrations an hour, or 0 for no limit", "10"),
     ("METRICS_TOKEN", "at least 32 characters", "the output of `openssl rand -hex 32`"),
 ];
 
