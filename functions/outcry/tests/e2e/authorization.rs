@@ -35,6 +35,10 @@ enum Body {
     Credentials,
     Item,
     Amount,
+    /// Of a second session of whoever asks; the owner's when nobody does.
+    RefreshToken,
+    /// Nothing to say, as JSON.
+    Empty,
 }
 
 /// A route that answers everybody alike.
@@ -53,6 +57,8 @@ const MATRIX: &[Row] = &[
     // identity
     open("POST", &["/identity/register", "/register", "/api/v1/auth/register", "/api/v1/users/register"], Body::Person, 201),
     open("POST", &["/identity/login", "/login", "/api/v1/auth/login", "/api/v1/users/login"], Body::Credentials, 200),
+    open("POST", &["/identity/refresh"], Body::RefreshToken, 200),
+    bearer("POST", &["/identity/logout"], Body::RefreshToken, 204),
     bearer("GET", &["/identity/me", "/me", "/api/v1/users/me"], Body::None, 200),
     open("GET", &["/.well-known/jwks.json"], Body::None, 200),
     // items and bids
@@ -68,6 +74,8 @@ const MATRIX: &[Row] = &[
     bearer("GET", &["/api/v1/users/me/stats"], Body::None, 200),
     // Somebody else's command is not there, for an administrator neither.
     Row { owner: 200, ..bearer("GET", &["/api/v1/commands/{command_id}"], Body::None, 404) },
+    // The last of those that write: whoever asked is out.
+    bearer("POST", &["/identity/logout-all"], Body::Empty, 204),
     // operations; in development everybody may read the metrics
     open("GET", &["/livez"], Body::None, 200),
     open("GET", &["/readyz"], Body::None, 200),
@@ -104,6 +112,7 @@ impl Row {
 struct Cast {
     who: [Visitor; 4],
     emails: [String; 4],
+    refresh_tokens: [String; 4],
     item: String,
     command: String,
 }
@@ -123,7 +132,27 @@ impl Cast {
             [email_of(&owner).await, email_of(&other).await, email_of(&admin).await];
         // Who has no name tries the owner's.
         let emails = [owners.clone(), owners, others, admins];
-        Self { who: [Visitor::of(url), owner, other, admin], emails, item, command }
+        let who = [Visitor::of(url), owner, other, admin];
+        let mut cast = Self { who, emails, refresh_tokens: Default::default(), item, command };
+        for who in 0..WHO.len() {
+            cast.refresh_tokens[who] = text(&cast.session(who).await, "refresh_token");
+        }
+        cast
+    }
+
+    /// A new session of one of them; the owner's for who has no name.
+    async fn session(&self, who: usize) -> Value {
+        let credentials = json!({ "email": self.emails[who], "password": PASSWORD });
+        let session = self.who[0].post("/login", credentials).await;
+        assert_eq!(session.status, 200, "{}", session.body);
+        session.body
+    }
+
+    /// Everybody logs in again who has a name.
+    async fn come_back(&mut self) {
+        for who in 1..WHO.len() {
+            self.who[who].token = Some(text(&self.session(who).await, "token"));
+        }
     }
 
     fn request(&self, row: &Row, path: &str, who: usize) -> RequestBuilder {
@@ -147,6 +176,8 @@ impl Cast {
             }
             // Each more than the one before.
             Body::Amount => json!({ "amount": 10 * (who + 1) }),
+            Body::RefreshToken => json!({ "refresh_token": self.refresh_tokens[who] }),
+            Body::Empty => json!({}),
         })
     }
 
@@ -174,6 +205,10 @@ impl Cast {
         }
         wrong
     }
+}
+
+fn text(body: &Value, member: &str) -> String {
+    body[member].as_str().unwrap().to_owned()
 }
 
 async fn email_of(who: &Visitor) -> String {
@@ -229,7 +264,7 @@ fn everybody_may_do_what_the_table_says_and_nothing_else() {
         let data = local::temp_dir().unwrap();
         let setting = Setting { without: vec!["place-bid".into()], ..Setting::default() };
         let platform = setting.start(data.path()).await;
-        let cast = Cast::gather(&platform).await;
+        let mut cast = Cast::gather(&platform).await;
         let _place_bid = Alone::run("place-bid", &platform.env);
         let outcome = format!("/api/v1/commands/{}", cast.command);
         cast.who[1].get_until(&outcome, |outcome| outcome["status"] == "refused").await;
@@ -256,6 +291,7 @@ fn everybody_may_do_what_the_table_says_and_nothing_else() {
         assert_eq!(wrong, Vec::<String>::new());
         assert!(commands().await.iter().zip(&before).all(|(after, before)| after > before));
 
+        cast.come_back().await;
         // S-27: what a page of another site can send without asking first is no command either.
         let written = commands().await;
         for (row, path) in writers().flat_map(|row| row.paths.iter().map(move |path| (row, path))) {
