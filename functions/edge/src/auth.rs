@@ -249,12 +249,11 @@ impl Auth {
     /// made again, and now and then.
     pub(crate) async fn keep_ended(&self) {
         let mut connections = self.bus.connections();
-        loop {
-            let Ok(heard) = self.bus.hear::<SessionEnded>().await else {
-                tokio::time::sleep(FETCH_AGAIN).await;
-                continue;
-            };
-            let mut heard = std::pin::pin!(heard);
+        // Fails only when the connection is closed for good.
+        let Ok(heard) = self.bus.hear::<SessionEnded>().await else { return };
+        // Beside each other: what is told at once does not wait for an answer.
+        let hear = heard.for_each(async |ended| self.ended.insert(ended.session_id, ()));
+        let ask = async {
             loop {
                 connections.borrow_and_update();
                 let again = match self.ask_ended().await {
@@ -264,19 +263,12 @@ impl Auth {
                         FETCH_AGAIN
                     }
                 };
-                let mut again = std::pin::pin!(tokio::time::sleep(again));
-                loop {
-                    tokio::select! {
-                        ended = heard.next() => match ended {
-                            Some(ended) => self.ended.insert(ended.session_id, ()),
-                            // The connection is closed for good.
-                            None => return,
-                        },
-                        () = &mut again => break,
-                        Ok(()) = connections.changed() => break,
-                    }
-                }
+                let _ = tokio::time::timeout(again, connections.changed()).await;
             }
+        };
+        tokio::select! {
+            () = hear => {}
+            () = ask => {}
         }
     }
 

@@ -20,17 +20,18 @@ pub fn function() -> Function {
 async fn refresh(cx: &mut Cx, Refresh { refresh_token }: Refresh) -> Result<Session> {
     let grace = *cx.resource::<Grace>()?;
     // Whoever comes with the same token at the same time waits here.
-    let (stored, generation) = session::lock(cx, &refresh_token).await?;
+    let (mut stored, generation) = session::lock(cx, &refresh_token).await?;
     match stored.standing(generation, cx.now(), grace) {
-        Standing::Current => session::refresh(cx, stored, true).await,
-        Standing::JustUsed => session::refresh(cx, stored, false).await,
+        Standing::Current => session::rotate(cx, &mut stored).await?,
+        Standing::JustUsed => {}
         Standing::Stolen => {
             tracing::warn!(session = %stored.id, "a refresh token came again after its time: its session is ended");
             session::end(cx, Ended::One(stored.id)).await?;
-            Err(Refused::from(AccountRefused::SessionOver).keeping().into())
+            return Err(Refused::from(AccountRefused::SessionOver).keeping().into());
         }
-        Standing::Over => Err(AccountRefused::SessionOver.into()),
+        Standing::Over => return Err(AccountRefused::SessionOver.into()),
     }
+    session::issue(cx, &stored).await
 }
 
 #[cfg(test)]

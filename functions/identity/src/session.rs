@@ -164,20 +164,24 @@ async fn find(tx: &mut PgConnection, id: Uuid) -> Result<Option<Stored>> {
     Ok(stored)
 }
 
-/// Gives what the session's owner needs next: in a new generation, or that of the last refresh once more.
-pub(crate) async fn refresh(cx: &mut Cx, mut stored: Stored, is_new: bool) -> Result<Session> {
+/// Begins the session's next generation: its refresh token is used up.
+pub(crate) async fn rotate(cx: &mut Cx, stored: &mut Stored) -> Result<()> {
+    let now = cx.now();
+    stored.generation += 1;
+    sqlx::query!(
+        "update sessions set generation = $2, rotated_at = $3 where id = $1",
+        stored.id,
+        stored.generation,
+        now as Timestamp,
+    )
+    .execute(cx.tx().await?)
+    .await?;
+    Ok(())
+}
+
+/// Gives the tokens of the session's generation.
+pub(crate) async fn issue(cx: &mut Cx, stored: &Stored) -> Result<Session> {
     let (keys, now) = (cx.resource::<Keys>()?, cx.now());
-    if is_new {
-        stored.generation += 1;
-        sqlx::query!(
-            "update sessions set generation = $2, rotated_at = $3 where id = $1",
-            stored.id,
-            stored.generation,
-            now as Timestamp,
-        )
-        .execute(cx.tx().await?)
-        .await?;
-    }
     let found = store::find(cx.tx().await?, Name::Id(stored.user_id)).await?;
     let (user, _) = found.context("a session has an account")?;
     stored.issue(&keys, user, now)

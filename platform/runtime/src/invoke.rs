@@ -495,8 +495,8 @@ impl Host {
         if error::is_outage(&error) { Answer::unavailable() } else { Answer::broken() }
     }
 
-    /// Once more when the connection was lost: those that Postgres ended while nobody used them, as when it is started
-    /// again, are found out by the first who do.
+    /// Once more when the connection was lost: those that Postgres ended right after they were used, as when it is started
+    /// again under load, are found out by the first who use them. What was idle for longer the pool looks at itself.
     async fn ask(&self, work: &dyn Ask, request: &Delivery) -> Result<Answer> {
         for _ in 0..self.pool.options().get_max_connections() {
             match work.ask(self, request).await {
