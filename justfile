@@ -115,6 +115,11 @@ lint:
 prepare-sql *arguments:
     cargo run --package prepare-sql -- "$@"
 
+# who may say and hear what on the bus, from what the functions declare: writes nats/accounts.conf
+[group('change')]
+accounts:
+    cargo run --quiet --release -- accounts > nats/accounts.conf.new && mv nats/accounts.conf.new nats/accounts.conf
+
 # exactly what CI runs
 [group('change')]
 ci:

@@ -26,6 +26,7 @@ pub fn function() -> Function {
         .emits::<ItemClosed>()
         .emits::<BidWon>()
         .times(&LATENESS)
+        .sees_backlog()
         .wakes_on::<ItemCreated>()
         .wakes_on::<ItemExtended>()
 }

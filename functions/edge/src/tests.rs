@@ -117,7 +117,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start(functions: Vec<Function>) -> Self {
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nats/server.conf");
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nats/settings.conf");
         let nats = local::Nats::throwaway(&config, &|_| {}).unwrap();
         let (router, bus) = router_over(&nats.url(), settings()).await;
         let world = Self { router, bus, stop: CancellationToken::new(), nats };

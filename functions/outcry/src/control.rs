@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::parts::Parts;
+use crate::{parts::Parts, services::Services};
 
 /// How many bytes the path of a socket may have: 107 on Linux, 103 on macOS.
 const LONGEST: usize = 103;
@@ -25,11 +25,16 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// Below the data folder.
 const SOCKET: &str = "control.sock";
 
+const USERS_KNOWN: &str = "the users of the bus are known";
+const NOT_OURS: &str = "nats-server was given by NATS_URL: who looks after it gives it nats/accounts.conf";
+
 /// What may be asked of a platform.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Ask {
     /// Which parts run, and where.
     Parts,
+    /// Have the nats-server go by this configuration, which knows users that are new.
+    Users(String),
     /// Replace a part by this program.
     Deploy {
         /// The part's one word.
@@ -43,8 +48,13 @@ pub enum Ask {
 type Told = Result<String, String>;
 
 /// Answers until the platform stops. Where the folder's path is too long for a socket, there is none, and a warning.
-pub(crate) fn serve(data: &Path, parts: Arc<Parts>, stop: CancellationToken) -> anyhow::Result<()> {
-    let path = data.join(SOCKET);
+pub(crate) fn serve(
+    data: &Path,
+    parts: Arc<Parts>,
+    services: Services,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let (path, data) = (data.join(SOCKET), data.to_owned());
     if path.as_os_str().len() > LONGEST {
         tracing::warn!(folder = %data.display(), "the path is too long for a socket: no `deploy` and no `ps` here");
         return Ok(());
@@ -60,9 +70,9 @@ pub(crate) fn serve(data: &Path, parts: Arc<Parts>, stop: CancellationToken) -> 
                 tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             };
-            let parts = Arc::clone(&parts);
+            let (parts, services, data) = (Arc::clone(&parts), services.clone(), data.clone());
             tokio::spawn(async move {
-                if let Err(error) = answer(stream, &parts).await {
+                if let Err(error) = answer(stream, &parts, services, data).await {
                     tracing::debug!(error = format!("{error:#}"), "control connection");
                 }
             });
@@ -72,12 +82,19 @@ pub(crate) fn serve(data: &Path, parts: Arc<Parts>, stop: CancellationToken) -> 
     Ok(())
 }
 
-async fn answer(stream: UnixStream, parts: &Parts) -> anyhow::Result<()> {
+async fn answer(stream: UnixStream, parts: &Parts, services: Services, data: PathBuf) -> anyhow::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     let told: Told = match serde_json::from_str(&line)? {
         Ask::Parts => Ok(parts.list().join("\n")),
+        Ask::Users(config) => {
+            // Waits for the server.
+            let changed = tokio::task::spawn_blocking(move || services.change_nats(&data, &config)).await?;
+            changed
+                .map(|ours| if ours { USERS_KNOWN } else { NOT_OURS }.to_owned())
+                .map_err(|error| format!("{error:#}"))
+        }
         Ask::Deploy { name, program } => {
             parts.deploy(&name, &program).await.map_err(|error| format!("{error:#}"))
         }

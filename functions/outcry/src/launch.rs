@@ -14,6 +14,7 @@ use platform::{
     Bus, Config, Env, Function, Host,
     config::{DATA, RUNNING, write_private},
     database,
+    permissions::{ALL_IN_ONE, OPERATOR},
     provision::Definitions,
     relay,
 };
@@ -25,6 +26,7 @@ use crate::{
     launcher::{Launcher, Program},
     parts::Parts,
     services::{self, Services},
+    users,
 };
 
 /// How long the functions may take to answer for the first time.
@@ -180,7 +182,7 @@ pub async fn start(mut env: Env, options: Options, say: fn(&str)) -> anyhow::Res
         started.elapsed()
     ));
 
-    let bus = Bus::connect(&config, "outcry").await?;
+    let bus = Bus::connect(&config, ALL_IN_ONE).await?;
     let definitions = (options.menu.definitions)()?;
     let applied = definitions.apply(&bus).await?;
     say(&format!("streams and consumers applied: {} and {}", applied.streams, applied.consumers));
@@ -229,21 +231,33 @@ async fn find_services(
     say: fn(&str),
 ) -> anyhow::Result<(Services, PathBuf)> {
     let needs_data = env.get("NATS_URL").is_none() || env.get("DATABASE_URL").is_none();
+    if env.get("NATS_URL").is_none() {
+        // Of another server, if anybody's.
+        env.set("NATS_USER", "");
+        env.set("NATS_PASSWORD", "");
+    }
     let options = options.clone();
+    let secret = env.get("NATS_SECRET").map(str::to_owned);
     let given = (env.get("NATS_URL").map(str::to_owned), env.get("DATABASE_URL").map(str::to_owned));
-    let (services, nats, postgres, data) = tokio::task::spawn_blocking(move || {
+    let (services, nats, secret, postgres, data) = tokio::task::spawn_blocking(move || {
         let mut services = Services::default();
         let data = services.take(&options.data)?;
         if options.fresh && needs_data {
             services::wipe(&data)?;
             say("earlier data forgotten");
         }
-        let nats = match given.0 {
+        let (nats, secret) = match given.0 {
             Some(url) => {
                 say("nats-server given by NATS_URL");
-                url
+                (url, secret)
             }
-            None => services.start_nats(&data, &say)?,
+            None => {
+                let secret =
+                    secret.map_or_else(|| kept_secret(&data, "nats-secret.env", "NATS_SECRET"), Ok)?;
+                let (functions, definitions) = ((options.menu.functions)(), (options.menu.definitions)()?);
+                let config = users::server_config(&functions, &definitions, &secret);
+                (services.start_nats(&data, &config, &say)?, Some(secret))
+            }
         };
         let durability = if options.throwaway { Durability::Throwaway } else { Durability::Durable };
         let postgres = match given.1 {
@@ -253,30 +267,32 @@ async fn find_services(
             }
             None => services.start_postgres(&data, durability, &say)?,
         };
-        Ok::<_, anyhow::Error>((services, nats, postgres, data))
+        Ok::<_, anyhow::Error>((services, nats, secret, postgres, data))
     })
     .await??;
     env.set("NATS_URL", nats);
+    env.set("NATS_SECRET", secret.unwrap_or_default());
     env.set("DATABASE_URL", postgres);
     if env.get("JWT_KEY_FILE").is_none() {
         env.set("JWT_KEY_FILE", data.join("jwt-key.pem").display().to_string());
     }
     if env.get("EDGE_KEY").is_none() {
-        env.set("EDGE_KEY", edge_key(&data)?);
+        // It signs the names of undecided commands, and such a name outlives a restart.
+        env.set("EDGE_KEY", kept_secret(&data, "edge-key.env", "EDGE_KEY")?);
     }
     Ok((services, data))
 }
 
-/// The key that signs the names of undecided commands, kept with the data: such a name outlives a restart.
-fn edge_key(data: &Path) -> anyhow::Result<String> {
-    let path = data.join("edge-key.env");
+/// A random secret that is kept with the data, made when it is not there.
+fn kept_secret(data: &Path, file: &str, name: &str) -> anyhow::Result<String> {
+    let path = data.join(file);
     if !path.exists() {
         let random: [u8; 32] = rand::random();
         let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        Env::note(&path, &[("EDGE_KEY", &hex)])?;
+        Env::note(&path, &[(name, &hex)])?;
     }
     let kept = Env::of_file(&path)?;
-    kept.get("EDGE_KEY").map(str::to_owned).with_context(|| format!("{} holds no EDGE_KEY", path.display()))
+    kept.get(name).map(str::to_owned).with_context(|| format!("{} holds no {name}", path.display()))
 }
 
 impl Platform {
@@ -287,14 +303,15 @@ impl Platform {
         let ours = ours.into_iter().filter_map(|name| Some((name, self.env.get(name)?)));
         let known: Vec<(&str, &str)> = self.env.services().chain(ours).collect();
         Env::note(&self.data.join(RUNNING), &known)?;
+        let (user, password) = self.env.read::<Config>()?.login(OPERATOR).unzip();
         let context = json!({
             "description": "the Outcry platform that runs on this folder",
             "url": self.env.get("NATS_URL"),
-            "user": self.env.get("NATS_USER"),
-            "password": self.env.get("NATS_PASSWORD"),
+            "user": user,
+            "password": password,
         });
         write_private(&self.data.join(NATS_CONTEXT), &format!("{context:#}\n"))?;
-        control::serve(&self.data, Arc::clone(&self.parts), self.stop.clone())
+        control::serve(&self.data, Arc::clone(&self.parts), self.services.clone(), self.stop.clone())
     }
 
     fn spawn_functions(&self, config: &Config, options: &Options) -> anyhow::Result<()> {

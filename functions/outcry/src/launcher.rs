@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use local::Process;
-use platform::{Bus, Env};
+use platform::{Bus, Config, Env};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -164,8 +164,13 @@ impl Launcher {
             .args(&program.arguments)
             .envs(self.env.iter())
             .env("OUTCRY_INSTANCE", &instance)
+            // Its own user of the bus, and not the secret from which all follow.
+            .env_remove("NATS_SECRET")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some((user, password)) = self.env.read::<Config>()?.login(name) {
+            command.env("NATS_USER", user).env("NATS_PASSWORD", password);
+        }
         if name == "edge" {
             let listener = self.listener.as_ref().context("this platform has no port for an edge")?;
             local::hand_over(&mut command, listener.try_clone()?)?;

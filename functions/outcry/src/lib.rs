@@ -14,6 +14,7 @@ mod launcher;
 mod parts;
 pub mod seed;
 mod services;
+pub mod users;
 pub mod verify;
 mod visitor;
 
@@ -69,11 +70,6 @@ pub fn definitions() -> anyhow::Result<Definitions> {
     files.sort_by_key(|file| file.path());
     let texts = files.iter().filter_map(|file| Some((file.path().to_str()?, file.contents_utf8()?)));
     Definitions::from_files(texts)
-}
-
-/// The configuration of nats-server.
-pub fn nats_config() -> &'static str {
-    NATS.get_file("server.conf").and_then(|file| file.contents_utf8()).unwrap_or_default()
 }
 
 /// The golden sample of an event, as it would go over the bus.

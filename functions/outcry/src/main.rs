@@ -112,6 +112,8 @@ enum Command {
         /// Its binary; the one beside this program when missing.
         program: Option<PathBuf>,
     },
+    /// Print `nats/accounts.conf`: the users of the bus and what each may say and hear, as the functions declare it.
+    Accounts,
     /// List the parts of the platform that runs here, and their processes.
     Ps,
     /// Make databases, roles and tables as far as they are missing.
@@ -166,13 +168,18 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Replay { consumer }) => replay::replay(&consumer).await,
         Some(Command::Deploy { function, program }) => run::deploy(&function, program).await,
         Some(Command::Ps) => run::ps().await,
+        Some(Command::Accounts) => {
+            say(outcry::users::accounts()?.trim_end());
+            Ok(())
+        }
         Some(Command::Migrate) => {
             database::migrate(&Env::load_joined()?, &outcry::databases()).await?;
             say("databases migrated");
             Ok(())
         }
         Some(Command::Provision) => {
-            let (_, bus) = join().await?;
+            let (env, bus) = join().await?;
+            run::admit(&env).await?;
             let applied = outcry::definitions()?.apply(&bus).await?;
             say(&format!("applied {} streams and {} consumers", applied.streams, applied.consumers));
             Ok(())

@@ -8,10 +8,13 @@ use std::{
 
 use anyhow::Context;
 use local::{Durability, Hold, Nats, Postgres};
+use platform::config::write_private;
 use tokio_util::sync::CancellationToken;
 
 /// How often a service is looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
+/// Below the data folder: the configuration of nats-server, with the passwords of its users.
+const NATS_CONFIG: &str = "nats-server.conf";
 
 /// Services that were started here. They end with the process, however it ends.
 #[derive(Default, Clone)]
@@ -31,16 +34,32 @@ impl Services {
         Ok(data)
     }
 
-    /// Starts a nats-server; returns its URL.
-    pub(crate) fn start_nats(&mut self, data: &Path, say: &dyn Fn(&str)) -> anyhow::Result<String> {
-        let config = data.join("nats-server.conf");
-        std::fs::write(&config, crate::nats_config())
-            .with_context(|| format!("write {}", config.display()))?;
+    /// Starts a nats-server with this configuration; returns its URL.
+    pub(crate) fn start_nats(
+        &mut self,
+        data: &Path,
+        config_text: &str,
+        say: &dyn Fn(&str),
+    ) -> anyhow::Result<String> {
+        let config = data.join(NATS_CONFIG);
+        write_private(&config, config_text)?;
         let nats = Nats::start(&config, &data.join("nats"), say)?;
         say(&format!("nats-server {} {}, on {}", nats.version(), nats.found(), nats.url()));
         let url = nats.url();
         self.nats = Some(Arc::new(Mutex::new(nats)));
         Ok(url)
+    }
+
+    /// Has the nats-server go by another configuration. False when it was not started here.
+    pub(crate) fn change_nats(&self, data: &Path, config_text: &str) -> anyhow::Result<bool> {
+        let Some(nats) = &self.nats else { return Ok(false) };
+        let path = data.join(NATS_CONFIG);
+        if std::fs::read_to_string(&path).is_ok_and(|known| known == config_text) {
+            return Ok(true);
+        }
+        write_private(&path, config_text)?;
+        nats.lock().unwrap_or_else(PoisonError::into_inner).reload()?;
+        Ok(true)
     }
 
     /// Starts a Postgres; returns its administrator's URL.

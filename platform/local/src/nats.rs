@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::Report;
@@ -156,6 +156,35 @@ impl Nats {
             Attempt::PortTaken => bail!("a port of nats-server was taken while it was halted"),
         }
         Ok(())
+    }
+
+    /// Has the server read its configuration file again, and returns when it goes by it. An error when it refuses what
+    /// is written there: then it goes on as before.
+    pub fn reload(&mut self) -> Result<()> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        let pid = server.pid().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        let pid = pid.context(
+            "a nats-server in a container reads its configuration at its start only: start the platform anew",
+        )?;
+        let before = server.log().text().len();
+        kill_process(pid, Signal::HUP).context("tell nats-server to read its configuration again")?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = server.log().text();
+            let said = text.get(before..).unwrap_or_default();
+            if said.contains("Reloaded server configuration") {
+                return Ok(());
+            }
+            if let Some(why) = said.lines().find(|line| line.contains("Failed to reload")) {
+                bail!("nats-server refuses its new configuration and goes on with the old one: {why}");
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "nats-server does not read its configuration; {}",
+                server.log().tail()
+            );
+            thread::sleep(TICK);
+        }
     }
 
     /// What a parent that is killed leaves where the kernel does not help: a server, and no lock.

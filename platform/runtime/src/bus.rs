@@ -20,6 +20,7 @@ use crate::{
     error::Outage,
     metrics::Metrics,
     outcome::OutcomeOf,
+    permissions,
     wire::{self, Answer, COMMANDS, Command, Envelope, Event, Query, header},
 };
 
@@ -70,7 +71,7 @@ pub(crate) struct Extent {
 }
 
 impl Bus {
-    /// Connects, and keeps trying while the server is not there yet.
+    /// Connects as the part of this name, and keeps trying while the server is not there yet.
     pub async fn connect(config: &Config, name: &str) -> anyhow::Result<Self> {
         let (connected, connections) = watch::channel(0);
         let mut options = ConnectOptions::new()
@@ -95,8 +96,11 @@ impl Bus {
                 }
                 std::future::ready(())
             });
-        if let (Some(user), Some(password)) = (&config.nats_user, &config.nats_password) {
-            options = options.user_and_password(user.clone(), password.clone());
+        let login = config.login(name);
+        let user = login.as_ref().map_or(name, |(user, _)| user);
+        options = options.custom_inbox_prefix(permissions::inbox(user));
+        if let Some((user, password)) = login {
+            options = options.user_and_password(user, password);
         }
         let client = options
             .connect(config.nats_url.as_str())

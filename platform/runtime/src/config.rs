@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::{Context, bail};
 use serde::{Deserialize, de::DeserializeOwned};
 
+use crate::permissions;
+
 /// What the runner needs to know. A function's own settings are its own struct, read with
 /// [`Env::read`].
 #[derive(Debug, Clone, Deserialize)]
@@ -19,6 +21,8 @@ pub struct Config {
     pub nats_user: Option<String>,
     /// With `nats_user`.
     pub nats_password: Option<String>,
+    /// Every part's password follows from it, where no user is named.
+    pub nats_secret: Option<String>,
     /// Connections to each database.
     #[serde(default = "default_connections")]
     pub db_max_connections: u32,
@@ -44,6 +48,18 @@ pub struct Config {
     /// How large a domain's outbox may be, in bytes; published rows leave earlier then.
     #[serde(default = "default_outbox_bytes")]
     pub outbox_max_bytes: u64,
+}
+
+impl Config {
+    /// The user and the password with which a part comes to the bus: those that are set, else its own, which follow
+    /// from the secret. None where neither is.
+    pub fn login(&self, part: &str) -> Option<(String, String)> {
+        if let (Some(user), Some(password)) = (&self.nats_user, &self.nats_password) {
+            return Some((user.clone(), password.clone()));
+        }
+        let secret = self.nats_secret.as_ref()?;
+        Some((part.to_owned(), permissions::password_of(part, secret)))
+    }
 }
 
 /// How careful the platform is.
@@ -186,7 +202,7 @@ impl Env {
 
     /// The variables by which whoever joins reaches the same nats-server and the same databases.
     pub fn services(&self) -> impl Iterator<Item = (&str, &str)> {
-        let is_login = |name: &str| matches!(name, "NATS_USER" | "NATS_PASSWORD");
+        let is_login = |name: &str| matches!(name, "NATS_USER" | "NATS_PASSWORD" | "NATS_SECRET");
         self.iter().filter(move |(name, _)| is_address_of_service(name) || is_login(name))
     }
 
@@ -215,7 +231,7 @@ impl Env {
         let is_secret = |name: &str| {
             name.ends_with("PASSWORD")
                 || name.ends_with("DATABASE_URL")
-                || ["EDGE_KEY", "METRICS_TOKEN", "OUTCRY_INSTANCE"].contains(&name)
+                || ["EDGE_KEY", "METRICS_TOKEN", "NATS_SECRET", "OUTCRY_INSTANCE"].contains(&name)
         };
         let files: Vec<(String, String)> = self
             .0

@@ -129,13 +129,22 @@ impl Cx {
         Err(anyhow::anyhow!("{} counts {name} but does not declare it", self.spec.name).into())
     }
 
-    /// Asks another domain.
+    /// Asks another domain; declared with [`Function::asks`](crate::Function::asks).
     pub async fn ask<Q: Query>(&self, query: &Q) -> Result<Q::Reply> {
+        if !self.spec.asks.contains(&(Q::DOMAIN, Q::FUNCTION)) {
+            let (function, asked) = (self.spec.name, Q::FUNCTION);
+            return Err(anyhow::anyhow!("{function} asks {asked} but does not declare it").into());
+        }
         self.bus()?.ask(query, self.caller, &self.trace).await?.parse()
     }
 
-    /// What the COMMANDS stream still holds for `keys` of command `C`, and the stream's clock.
+    /// What the COMMANDS stream still holds for `keys` of command `C`, and the stream's clock; declared with
+    /// [`Function::sees_backlog`](crate::Function::sees_backlog).
     pub async fn backlog<C: Command>(&self, keys: &[Uuid]) -> Result<Backlog> {
+        if !self.spec.backlog {
+            let function = self.spec.name;
+            return Err(anyhow::anyhow!("{function} looks at the backlog but does not declare it").into());
+        }
         self.bus()?.backlog::<C>(keys).await
     }
 

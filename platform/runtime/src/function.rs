@@ -111,6 +111,10 @@ pub struct Spec {
     pub counts: Vec<&'static Counter>,
     /// The delays that it measures.
     pub times: Vec<&'static Delay>,
+    /// The queries that it may ask, each a domain and a function.
+    pub asks: Vec<(&'static str, &'static str)>,
+    /// Whether it may look at the commands that are stored and not decided.
+    pub backlog: bool,
     /// How many transactions of one replica run at once.
     pub lanes: usize,
     /// The most messages in one transaction.
@@ -236,7 +240,7 @@ impl Function {
         R: for<'a> Handler<'a, Vec<uuid::Uuid>, Recall>,
     {
         let work = Work::Query(Arc::new(Outcomes { own: Arc::new(recall) }));
-        Self::from_spec(domain, name, Wakes::Query, work, 64, 1)
+        Self::from_spec(domain, name, Wakes::Query, work, 64, 1).sees_backlog()
     }
 
     /// Reacts to events, many in one transaction, each counted once.
@@ -272,8 +276,19 @@ impl Function {
         lanes: usize,
         batch: usize,
     ) -> Self {
-        let (emits, counts, times) = (Vec::new(), Vec::new(), Vec::new());
-        let spec = Spec { domain, name, wakes, emits, counts, times, lanes, batch, rebuild: None };
+        let spec = Spec {
+            domain,
+            name,
+            wakes,
+            emits: Vec::new(),
+            counts: Vec::new(),
+            times: Vec::new(),
+            asks: Vec::new(),
+            backlog: false,
+            lanes,
+            batch,
+            rebuild: None,
+        };
         Self { spec: Arc::new(spec), work, resources: Vec::new() }
     }
 
@@ -318,6 +333,19 @@ impl Function {
     #[must_use]
     pub fn lanes(self, lanes: usize, batch: usize) -> Self {
         self.with(|spec| (spec.lanes, spec.batch) = (lanes, batch))
+    }
+
+    /// Declares a query that the function may ask; asking another one breaks the invocation.
+    #[must_use]
+    pub fn asks<Q: Query>(self) -> Self {
+        self.with(|spec| spec.asks.push((Q::DOMAIN, Q::FUNCTION)))
+    }
+
+    /// Declares that the function looks at the commands that are stored and not decided, with [`Cx::backlog`];
+    /// otherwise that breaks the invocation.
+    #[must_use]
+    pub fn sees_backlog(self) -> Self {
+        self.with(|spec| spec.backlog = true)
     }
 
     /// Declares something that is made once at start and read with [`Cx::resource`].

@@ -12,6 +12,7 @@
 //! | pulls, acknowledgements, shutdown | `runner` |
 //! | subjects, headers, the event envelope | [`wire`] |
 //! | what is counted, and who is asked for it | [`metrics`] |
+//! | who may say and hear what on the bus | [`permissions`] |
 
 mod attempts;
 mod breaker;
@@ -29,6 +30,7 @@ pub mod maintain;
 pub mod metrics;
 mod outbox;
 mod outcome;
+pub mod permissions;
 pub mod provision;
 pub mod relay;
 pub mod replay;

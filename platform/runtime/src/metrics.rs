@@ -39,7 +39,7 @@ pub(crate) const DELAYS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
 
 /// Where processes are asked.
-const SUBJECT: &str = "$SRV.METRICS";
+pub(crate) const SUBJECT: &str = "$SRV.METRICS";
 /// Says which process asks, and which one answers.
 const INSTANCE: &str = "x-instance";
 /// How long processes may take to answer.

@@ -700,6 +700,11 @@ fn delivered(told: Told) -> Delivery {
     Delivery { body: Bytes::from(body), ..Delivery::of_bytes(&format!("events.{}.-", told.event), b"") }
 }
 
+/// The name of the consumer with which a function's rebuild reads the stream.
+pub(crate) fn reader(function: &str) -> String {
+    format!("rebuild-{function}")
+}
+
 /// Reads what a consumer hears, from a place on and in order, without touching the consumer.
 struct Reader {
     consumer: jetstream::consumer::Consumer<pull::Config>,
@@ -714,6 +719,7 @@ impl Reader {
     async fn open(bus: &Bus, host: &Host, first: u64) -> anyhow::Result<Self> {
         let (stream, filter_subjects) = host.spec().consumer().context("not a function of messages")?;
         let config = pull::Config {
+            name: Some(reader(host.spec().name)),
             description: Some(format!("rebuilds the projection of {}", host.spec().name)),
             filter_subjects,
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: first },
@@ -723,6 +729,9 @@ impl Reader {
             num_replicas: 1,
             ..Default::default()
         };
+        // One that was broken off a moment ago may be there still, and stands elsewhere.
+        let left = format!("CONSUMER.DELETE.{stream}.{}", reader(host.spec().name));
+        let _: Result<serde_json::Value, _> = bus.api(&left, json!({})).await?;
         let stream = bus.stream(stream).await?;
         let consumer = stream.create_consumer(config).await.context("read the stream")?;
         Ok(Self { consumer, place: 0, left: usize::MAX, count: 0 })

@@ -21,6 +21,9 @@ use crate::{Timestamp, bus::Bus, error::Result, invoke::Delivery, metrics, wire:
 /// How long the server may take to end a subscription.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
+/// What may be asked of a service.
+pub(crate) const VERBS: [&str; 3] = ["PING", "INFO", "STATS"];
+
 /// What became of a message that was handled once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -233,7 +236,9 @@ impl Service {
             running.tasks.spawn(answer_all(bus.clone(), requests, work, running.stop.clone()));
         }
         let (name, id) = (&about.name, &about.id);
-        for subject in ["$SRV.*".to_owned(), format!("$SRV.*.{name}"), format!("$SRV.*.{name}.{id}")] {
+        // Each verb: who may hear `$SRV.*` may hear `$SRV.>`, by the rules of the server, and answer for others.
+        let to_all = VERBS.map(|verb| format!("$SRV.{verb}"));
+        for subject in to_all.into_iter().chain([format!("$SRV.*.{name}"), format!("$SRV.*.{name}.{id}")]) {
             let questions = bus.client.subscribe(subject).await.context("serve $SRV")?;
             let answers = tell_all(bus.clone(), questions, Arc::clone(&about), running.stop.clone());
             running.tasks.spawn(answers);

@@ -29,9 +29,9 @@ pub fn database_url() -> String {
     server().url()
 }
 
-/// A nats-server of its own for one test, with the configuration of the platform.
+/// A nats-server of its own for one test, with the platform's settings and open to everybody.
 pub fn nats() -> local::Nats {
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nats/server.conf");
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nats/settings.conf");
     local::Nats::throwaway(&config, &|_| {}).unwrap_or_else(|error| panic!("{error:#}"))
 }
 

@@ -11,18 +11,18 @@ pub(crate) mod verify;
 use std::{io::Write, time::Duration};
 
 use anyhow::ensure;
-use platform::{Bus, Config, Env};
+use platform::{Bus, Config, Env, permissions::OPERATOR};
 
 /// For people, so on standard output; log lines go to standard error.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// A connection to the platform that runs here, or that NATS_URL names; not there is said at once.
+/// A connection, as the operator, to the platform that runs here, or that NATS_URL names; not there is said at once.
 pub(crate) async fn join() -> anyhow::Result<(Env, Bus)> {
     let env = Env::load_joined()?;
     let config: Config = env.read()?;
-    let bus = Bus::connect(&config, "outcry").await?;
+    let bus = Bus::connect(&config, OPERATOR).await?;
     ensure!(
         bus.is_up(Duration::from_secs(2)).await,
         "nothing answers at {}: is a platform running here (`cargo run --release`), or does NATS_URL name another?",

@@ -7,7 +7,7 @@ use outcry::{
     control::{self, Ask},
     launch,
 };
-use platform::{Env, database};
+use platform::{Env, config::RUNNING, database};
 
 use super::{join, say};
 
@@ -33,9 +33,19 @@ pub(crate) async fn deploy(name: &str, program: Option<PathBuf>) -> anyhow::Resu
     // First what it may need: tables, streams and consumers that are new with it.
     let (env, bus) = join().await?;
     database::migrate(&env, &outcry::databases()).await?;
+    admit(&env).await?;
     outcry::definitions()?.apply(&bus).await?;
     bus.close().await;
     say(&control::ask(&launch::data_folder(&env), &Ask::Deploy { name: name.to_owned(), program }).await?);
+    Ok(())
+}
+
+/// Has the nats-server of the platform that runs here know the users of all functions that this program has. Where it
+/// was not started by a platform, whoever looks after it does that.
+pub(crate) async fn admit(env: &Env) -> anyhow::Result<()> {
+    let data = launch::data_folder(env);
+    let (Some(secret), true) = (env.get("NATS_SECRET"), data.join(RUNNING).exists()) else { return Ok(()) };
+    say(&control::ask(&data, &Ask::Users(outcry::users::local_config(secret)?)).await?);
     Ok(())
 }
 

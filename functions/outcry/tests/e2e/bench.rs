@@ -6,7 +6,7 @@ use outcry::bench::{self, Plan, Scenario, Show};
 use platform::{Env, Trace};
 use serde_json::{Value, json};
 
-use crate::{Alone, SHARED, Visitor, split::alone, start, story};
+use crate::{Alone, SHARED, Visitor, nats_of, split::alone, start, story};
 
 fn plan(scenarios: &[Scenario], url: Option<&str>) -> Plan {
     Plan {
@@ -83,7 +83,7 @@ fn a_bench_finds_out_what_became_of_bids_that_were_answered_too_late() {
     story(async {
         let (platform, _data) = start(vec!["place-bid".into()]).await;
         let (env, plan) = (Env::default(), plan(&[Scenario::Bids], Some(&platform.url)));
-        let bus = testing::connect(platform.env.get("NATS_URL").unwrap()).await;
+        let bus = testing::connect(&nats_of(&platform)).await;
         let waiting = async || {
             let bids = json!({ "subjects_filter": "cmd.auctions.place-bid.*" });
             let told = bus.request("$JS.API.STREAM.INFO.COMMANDS".into(), &bids, None, &Trace::start()).await;

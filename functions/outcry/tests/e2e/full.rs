@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use platform::Trace;
 use serde_json::{Value, json};
 
-use crate::{Alone, Seen, Visitor, bids_of, path_of, split::alone, start, start_in, story};
+use crate::{Alone, Seen, Visitor, bids_of, nats_of, path_of, split::alone, start, start_in, story};
 
 /// Longer than this nobody waits who is told that there is no room.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ fn commands_that_find_no_room_are_refused_at_once_and_the_others_are_decided() {
         let ann = Visitor::new(&platform.url, "ann").await;
         let item = ann.offer(120.0, json!({ "start_price": "1.00" })).await;
         let bob = Visitor::new(&platform.url, "bob").await;
-        let bus = testing::connect(platform.env.get("NATS_URL").unwrap()).await;
+        let bus = testing::connect(&nats_of(&platform)).await;
         let api = async |verb: &str, body: Value| -> Value {
             let asked =
                 bus.request(format!("$JS.API.STREAM.{verb}.COMMANDS"), &body, None, &Trace::start()).await;

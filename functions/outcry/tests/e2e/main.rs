@@ -10,6 +10,7 @@ mod killed;
 mod replay;
 mod sessions;
 mod split;
+mod users;
 
 use std::{
     future::Future,
@@ -23,7 +24,7 @@ use outcry::{
     launch::{self, Menu, Options, Platform, Split},
     seed, verify,
 };
-use platform::{Env, Timestamp};
+use platform::{Env, Timestamp, permissions::OPERATOR};
 use reqwest::{Client, Method, RequestBuilder, Response, header::HeaderMap};
 use serde_json::{Value, json};
 use testing::exposition::Told as Exposition;
@@ -94,6 +95,13 @@ async fn start(without: Vec<String>) -> (Platform, tempfile::TempDir) {
 
 async fn start_in(data: &std::path::Path, without: Vec<String>, throwaway: bool) -> Platform {
     Setting { without, throwaway, ..Setting::default() }.start(data).await
+}
+
+/// Where the bus of a platform is, for its operator.
+fn nats_of(platform: &Platform) -> String {
+    let config: platform::Config = platform.env.read().unwrap();
+    let (user, password) = config.login(OPERATOR).unwrap();
+    config.nats_url.replace("://", &format!("://{user}:{password}@"))
 }
 
 /// A visitor of the platform.
@@ -895,7 +903,7 @@ fn what_was_given_up_is_looked_at_and_driven_again_from_the_command_line() {
         assert_eq!(outcry(&["dlq", "list"]).await, (true, "no dead letters\n".into()));
 
         // An event that cannot be counted until its body is one: typed by hand, on the bus itself.
-        let bus = testing::connect(platform.env.get("NATS_URL").unwrap()).await;
+        let bus = testing::connect(&nats_of(&platform)).await;
         for body in ["not json", "{}"] {
             bus.publish_event("events.bid.placed.v1.x", body).await.unwrap();
         }
@@ -915,7 +923,7 @@ fn what_was_given_up_is_looked_at_and_driven_again_from_the_command_line() {
         let (good, told) = outcry(&["dlq", "redrive", "--all", "--function", "update-stats"]).await;
         assert!(!good && told.contains("0 settled, 2 failed"), "{told}");
         // Who is not there keeps nobody else from trying.
-        let nats = platform.env.get("NATS_URL").unwrap();
+        let nats = &nats_of(&platform);
         testing::request(nats, "dlq.a-function-that-is-gone", &[], json!({})).await;
         bus.publish_event("events.bid.placed.v1.x", "[]").await.unwrap();
         for _ in 0..100 {
@@ -949,7 +957,7 @@ fn what_was_given_up_is_looked_at_and_driven_again_from_the_command_line() {
 fn commands_are_taken_over_nats_as_over_http() {
     story(async {
         let (platform, _data) = start(Vec::new()).await;
-        let nats = platform.env.get("NATS_URL").unwrap();
+        let nats = &nats_of(&platform);
         let ann = Visitor::new(&platform.url, "ann").await;
         let item = ann.offer(60.0, json!({})).await;
         let person = json!({ "username": "bob", "email": "bob@example.com", "password": "secret123" });
@@ -1334,9 +1342,8 @@ fn one_place_tells_how_every_part_of_the_platform_goes() {
         assert_eq!(ann.bid(&item, json!(30)).await.code(), "SELF_BID");
         ann.get_until(&path_of(&item), |item| item["status"] == "sold").await;
         ann.get_until(&format!("/api/v1/users/{}/stats", bob.id), |stats| stats["items_won"] == 1).await;
-        platform::Bus::connect(&platform.env.read().unwrap(), "test")
+        testing::connect(&nats_of(&platform))
             .await
-            .unwrap()
             .publish_event("events.bid.placed.v1.x", "no event")
             .await
             .unwrap();

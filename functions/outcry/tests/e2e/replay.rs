@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Alone, Visitor, killed::Market, outcry, start, story};
+use crate::{Alone, Visitor, killed::Market, nats_of, outcry, start, story};
 
 /// A connection to a domain's database, as its function has it.
 async fn database(env: &Env, domain: &str) -> PgConnection {
@@ -17,7 +17,7 @@ async fn database(env: &Env, domain: &str) -> PgConnection {
 }
 
 async fn bus(platform: &Platform) -> Bus {
-    testing::connect(platform.env.get("NATS_URL").unwrap()).await
+    testing::connect(&nats_of(platform)).await
 }
 
 /// Looks at figures and at the listing all the time: neither ever goes back, or is half there.

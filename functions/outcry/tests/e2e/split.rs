@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Setting, Visitor, path_of, start, story};
+use crate::{Setting, Visitor, nats_of, path_of, start, story};
 
 /// Held by a story with a platform of twenty processes: two of them at once would only test the machine.
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
@@ -134,7 +134,7 @@ fn split_into_processes_an_auction_is_held_and_the_parts_are_listed() {
             let line = parts.lines().find(|line| line.starts_with(part)).unwrap();
             assert!(line.contains("process ") && line.contains("up "), "{line}");
         }
-        let bus = testing::connect(platform.env.get("NATS_URL").unwrap()).await;
+        let bus = testing::connect(&nats_of(&platform)).await;
         let mut handled = BTreeMap::new();
         while handled.len() < 2 {
             // Whoever is first answers.
