@@ -51,11 +51,16 @@ pub struct Config {
 }
 
 impl Config {
-    /// The user and the password with which a part comes to the bus: those that are set, else its own, which follow
-    /// from the secret. None where neither is.
+    /// The user and the password with which a part comes to the bus: those that are set, else those in the URL, else its
+    /// own, which follow from the secret. None where there is none of these.
     pub fn login(&self, part: &str) -> Option<(String, String)> {
         if let (Some(user), Some(password)) = (&self.nats_user, &self.nats_password) {
             return Some((user.clone(), password.clone()));
+        }
+        if let Ok(url) = url::Url::parse(&self.nats_url)
+            && let Some(password) = url.password()
+        {
+            return Some((url.username().to_owned(), password.to_owned()));
         }
         let secret = self.nats_secret.as_ref()?;
         Some((part.to_owned(), permissions::password_of(part, secret)))
@@ -344,6 +349,20 @@ mod tests {
         assert_eq!(elsewhere.get("NATS_URL"), None, "half of one platform and half of another is none");
         assert_eq!(std::fs::metadata(&note).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::remove_dir_all(data).unwrap();
+    }
+
+    #[test]
+    fn a_part_comes_with_what_is_set_else_as_the_url_says_else_as_itself() {
+        let login = |variables: [(&str, &str); 3]| {
+            Env::of(variables).read::<Config>().unwrap().login("edge").map(|(user, _)| user)
+        };
+        let url = ("NATS_URL", "nats://ann:x@127.0.0.1:4222");
+        let (user, password, secret) = (("NATS_USER", "bob"), ("NATS_PASSWORD", "y"), ("NATS_SECRET", "z"));
+
+        assert_eq!(login([url, user, password]).as_deref(), Some("bob"));
+        assert_eq!(login([url, user, secret]).as_deref(), Some("ann"), "a user alone is no login");
+        assert_eq!(login([secret, secret, secret]).as_deref(), Some("edge"));
+        assert_eq!(login([user, user, user]), None);
     }
 
     #[test]

@@ -43,9 +43,13 @@ pub async fn bus() -> (local::Nats, Bus) {
     (nats, bus)
 }
 
-/// A connection to a nats-server.
+fn config(url: &str) -> Config {
+    Env::of([("NATS_URL", url)]).read().unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// A connection to a nats-server, as the user in the URL.
 pub async fn connect(url: &str) -> Bus {
-    let config: Config = Env::of([("NATS_URL", url)]).read().unwrap_or_else(|error| panic!("{error:#}"));
+    let config = config(url);
     Bus::connect(&config, "test").await.unwrap_or_else(|error| panic!("{error:#}"))
 }
 
@@ -56,7 +60,9 @@ pub async fn request(
     headers: &[(&str, &str)],
     body: serde_json::Value,
 ) -> (HashMap<String, String>, serde_json::Value) {
-    let client = async_nats::connect(url).await.unwrap_or_else(|error| panic!("{error}"));
+    let (user, password) = config(url).login("test").unwrap_or_default();
+    let options = async_nats::ConnectOptions::with_user_and_password(user, password);
+    let client = options.connect(url).await.unwrap_or_else(|error| panic!("{error}"));
     let mut given = async_nats::HeaderMap::new();
     for (name, value) in headers {
         given.insert(*name, *value);
