@@ -118,7 +118,7 @@ prepare-sql *arguments:
 # who may say and hear what on the bus, from what the functions declare: writes nats/accounts.conf
 [group('change')]
 accounts:
-    cargo run --quiet --release -- accounts > nats/accounts.conf.new && mv nats/accounts.conf.new nats/accounts.conf
+    cargo run --quiet --release -- accounts nats/accounts.conf
 
 # exactly what CI runs
 [group('change')]

@@ -118,9 +118,12 @@ fn the_containers_are_the_programs_that_exist() {
             format!("    <<: *{common}\n"),
             format!("    image: outcry/{name}:${{OUTCRY_TAG:-latest}}\n"),
             format!("    build: {{ <<: *build, args: {{ FUNCTION: {name} }} }}\n"),
+            // Its own user of the bus, and no other's.
+            format!("{{ source: nats_{name}, target: nats_password }}"),
         ] {
             assert!(service.contains(&line), "docker-compose.yaml: {name} has no line\n{line}");
         }
+        assert_eq!(service.matches("source: nats_").count(), 1, "{name}");
         assert_eq!(service.contains("    ports:"), name == "edge", "{name}");
         if name != "edge" && name != "maintain" {
             let replicas = format!("${{{}_REPLICAS:-1}}", name.to_uppercase().replace('-', "_"));

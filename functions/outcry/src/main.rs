@@ -112,8 +112,11 @@ enum Command {
         /// Its binary; the one beside this program when missing.
         program: Option<PathBuf>,
     },
-    /// Print `nats/accounts.conf`: the users of the bus and what each may say and hear, as the functions declare it.
-    Accounts,
+    /// Write the users of the bus and what each may say and hear, as the functions declare it.
+    Accounts {
+        /// The file, such as `nats/accounts.conf`; standard output when missing.
+        file: Option<PathBuf>,
+    },
     /// List the parts of the platform that runs here, and their processes.
     Ps,
     /// Make databases, roles and tables as far as they are missing.
@@ -168,9 +171,17 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Replay { consumer }) => replay::replay(&consumer).await,
         Some(Command::Deploy { function, program }) => run::deploy(&function, program).await,
         Some(Command::Ps) => run::ps().await,
-        Some(Command::Accounts) => {
-            say(outcry::users::accounts()?.trim_end());
-            Ok(())
+        Some(Command::Accounts { file }) => {
+            let accounts = outcry::users::accounts()?;
+            match file {
+                Some(file) => {
+                    std::fs::write(&file, accounts).with_context(|| format!("write {}", file.display()))
+                }
+                None => {
+                    say(accounts.trim_end());
+                    Ok(())
+                }
+            }
         }
         Some(Command::Migrate) => {
             database::migrate(&Env::load_joined()?, &outcry::databases()).await?;

@@ -17,9 +17,9 @@ pub struct Config {
     /// Where nats-server listens.
     #[serde(default = "default_nats_url")]
     pub nats_url: String,
-    /// With `nats_password`.
+    /// With `nats_password`; the part's own name when missing.
     pub nats_user: Option<String>,
-    /// With `nats_user`.
+    /// The password of `nats_user`.
     pub nats_password: Option<String>,
     /// Every part's password follows from it, where no user is named.
     pub nats_secret: Option<String>,
@@ -54,8 +54,9 @@ impl Config {
     /// The user and the password with which a part comes to the bus: those that are set, else those in the URL, else its
     /// own, which follow from the secret. None where there is none of these.
     pub fn login(&self, part: &str) -> Option<(String, String)> {
-        if let (Some(user), Some(password)) = (&self.nats_user, &self.nats_password) {
-            return Some((user.clone(), password.clone()));
+        if let Some(password) = &self.nats_password {
+            let user = self.nats_user.as_deref().unwrap_or(part);
+            return Some((user.to_owned(), password.clone()));
         }
         if let Ok(url) = url::Url::parse(&self.nats_url)
             && let Some(password) = url.password()
@@ -360,6 +361,7 @@ mod tests {
         let (user, password, secret) = (("NATS_USER", "bob"), ("NATS_PASSWORD", "y"), ("NATS_SECRET", "z"));
 
         assert_eq!(login([url, user, password]).as_deref(), Some("bob"));
+        assert_eq!(login([url, password, secret]).as_deref(), Some("edge"));
         assert_eq!(login([url, user, secret]).as_deref(), Some("ann"), "a user alone is no login");
         assert_eq!(login([secret, secret, secret]).as_deref(), Some("edge"));
         assert_eq!(login([user, user, user]), None);

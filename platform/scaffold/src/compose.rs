@@ -16,6 +16,12 @@ pub(crate) fn function(text: &str, domain: &str, name: &Name) -> anyhow::Result<
         .replace("some-function", name.kebab())
         .replace("somedomain", domain)
         .replace("SOME_FUNCTION", &name.snake().to_uppercase());
+    let secret =
+        format!("  nats_{name}: {{ file: \"${{OUTCRY_SECRETS:-deploy/secrets.d}}/nats_{name}\" }}\n");
+    let text =
+        text::line_after_last(text, |line| line.starts_with("  nats_") && line.contains("_SECRETS"), &secret)
+            .context("it has no secret of a user of the bus, such as `nats_edge`")?;
+    let text = text.as_str();
     let relay = format!("\n  {domain}-relay:\n");
     let kin = format!("    <<: *{domain}\n");
     // A relay stays the last.
@@ -95,6 +101,7 @@ services:
   # --- upkeep ---
   maintain:
   stats_database_url: { file: \"${OUTCRY_SECRETS:-deploy/secrets.d}/stats_database_url\" }
+  nats_edge: { file: \"${OUTCRY_SECRETS:-deploy/secrets.d}/nats_edge\" }
 ";
 
     fn at(text: &str, words: &str) -> usize {
@@ -127,6 +134,8 @@ services:
             "\n  orders-relay:\n    <<: *orders\n",
             "  # --- upkeep",
             "  orders_database_url: { file: ",
+            "  nats_edge: { file: ",
+            "  nats_get-order: { file: ",
         ];
         assert!(order.map(|words| at(&text, words)).is_sorted(), "{text}");
     }

@@ -124,9 +124,10 @@ fn next_of_function(wanted: &Wanted) {
     let Wanted { name, kind, hears, route, .. } = wanted;
     say("\nNext:");
     step(&format!("just test {name}"), "its test, on a real Postgres");
-    if matches!(kind, Kind::Command | Kind::Events) {
-        step("just provision", "its place in the streams of the platform that runs here");
-    }
+    step("just accounts", "its user of the bus, to be committed with it");
+    let place =
+        if matches!(kind, Kind::Command | Kind::Events) { ", and its place in the streams" } else { "" };
+    step("just provision", &format!("the platform that runs here learns of that user{place}"));
     step(&format!("just run {name}"), "in this terminal; it joins that platform");
     match kind {
         Kind::Command => step(&format!(r#"just call {name} '{{"note":"hello"}}'"#), "in another one"),

@@ -415,6 +415,7 @@ fn what_is_written_compiles_and_passes_its_tests() {
     ] {
         copy.cargo(&["test", "--package", domain, name], &target);
     }
+    copy.cargo(&["run", "--package", "outcry", "--bin", "outcry", "accounts", "nats/accounts.conf"], &target);
     copy.cargo(&["test", "--package", "outcry", "--lib"], &target);
     copy.cargo(&["test", "--package", "edge", "--lib"], &target);
 }
