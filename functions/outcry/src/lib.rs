@@ -8,6 +8,8 @@ mod architecture;
 mod audit;
 pub mod bench;
 pub mod control;
+#[cfg(test)]
+mod database_rights;
 pub mod demo;
 pub mod launch;
 mod launcher;

@@ -209,11 +209,18 @@ async fn migrate_one(admin: &Admin, database: &Database, name: &str) -> anyhow::
          -- Where a projection is rebuilt beside its live tables, by the function itself.
          create schema if not exists rebuild;
          grant usage, create on schema rebuild to {domain};
-         alter default privileges grant select, insert, update, delete on tables to {domain};
+         alter default privileges grant select, insert, update on tables to {domain};
+         -- Of the machinery's tables rows leave by the owner's hand, its partitions of tomorrow included.
+         alter default privileges revoke delete on tables from {domain};
+         alter default privileges in schema public grant delete on tables to {domain};
          alter default privileges grant usage on sequences to {domain};"
     );
     execute(&mut owner, sql).await?;
     MACHINERY.run(&mut owner).await?;
+    let sql = format!(
+        "revoke delete on all tables in schema platform from {domain}; grant delete on platform.attempt to {domain};"
+    );
+    execute(&mut owner, sql).await?;
     database.migrations.run(&mut owner).await?;
     make_partitions(&mut owner).await?;
     owner.close().await?;

@@ -47,6 +47,15 @@ fn config(url: &str) -> Config {
     Env::of([("NATS_URL", url)]).read().unwrap_or_else(|error| panic!("{error:#}"))
 }
 
+/// Does in a database of this test process what its functions have no right to do.
+pub async fn as_administrator(pool: &PgPool, sql: &'static str) {
+    let name = pool.connect_options().get_database().unwrap_or_default().to_owned();
+    let options: PgConnectOptions = database_url().parse().unwrap_or_else(|error| panic!("{error}"));
+    let connected = PgConnection::connect_with(&options.database(&name)).await;
+    let mut connection = connected.unwrap_or_else(|error| panic!("{error}"));
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
 /// A connection to a nats-server, as the user in the URL.
 pub async fn connect(url: &str) -> Bus {
     let config = config(url);
