@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use async_nats::{
     Client, ConnectOptions, HeaderMap,
     jetstream::{self, context::ContextBuilder, message::PublishMessage, stream::RawMessageErrorKind},
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     Caller, Result, Timestamp, Trace,
-    config::Config,
+    config::{Config, Mode},
     error::Outage,
     metrics::Metrics,
     outcome::OutcomeOf,
@@ -97,6 +97,11 @@ impl Bus {
                 std::future::ready(())
             });
         let login = config.login(name);
+        ensure!(
+            login.is_some() || config.outcry_env != Mode::Production,
+            "NATS_PASSWORD is not set, and OUTCRY_ENV is production: {name} comes to the bus as its own user, see \
+             nats/accounts.conf (NATS_PASSWORD_FILE reads the password from a file)"
+        );
         let user = login.as_ref().map_or(name, |(user, _)| user);
         options = options.custom_inbox_prefix(permissions::inbox(user));
         if let Some((user, password)) = login {
@@ -105,7 +110,7 @@ impl Bus {
         let client = options
             .connect(config.nats_url.as_str())
             .await
-            .with_context(|| format!("connect to NATS at {}", config.nats_url))?;
+            .with_context(|| format!("connect to NATS at {}", config.nats_address()))?;
         let js = ContextBuilder::new().timeout(API_TIMEOUT).build(client.clone());
         let instance = config.outcry_instance.clone().unwrap_or_else(|| Uuid::new_v4().simple().to_string());
         Ok(Self { client, js, metrics: Metrics::new(&instance), instance, connections })

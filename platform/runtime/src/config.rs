@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::{Context, bail};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::permissions;
+use crate::{permissions, secrets};
 
 /// What the runner needs to know. A function's own settings are its own struct, read with
 /// [`Env::read`].
@@ -51,6 +51,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where nats-server listens, without the login that the URL may hold: for people and logs.
+    pub fn nats_address(&self) -> String {
+        match self.nats_url.split_once("://").zip(self.nats_url.rsplit_once('@')) {
+            Some(((scheme, _), (_, place))) => format!("{scheme}://{place}"),
+            None => self.nats_url.clone(),
+        }
+    }
+
     /// The user and the password with which a part comes to the bus: those that are set, else those in the URL, else its
     /// own, which follow from the secret. None where there is none of these.
     pub fn login(&self, part: &str) -> Option<(String, String)> {
@@ -163,7 +171,8 @@ fn is_address_of_service(name: &str) -> bool {
 pub struct Env(BTreeMap<String, String>);
 
 impl Env {
-    /// Reads the process environment, `.env` in development, and the files that `X_FILE` names.
+    /// Reads the process environment, `.env` in development, and the files that `X_FILE` names. In production an error
+    /// names a secret that somebody might guess.
     pub fn load() -> anyhow::Result<Self> {
         let mut variables: BTreeMap<String, String> = std::env::vars().collect();
         if variables.get("OUTCRY_ENV").map(String::as_str) != Some("production") && Path::new(".env").exists()
@@ -174,6 +183,9 @@ impl Env {
         }
         let mut env = Self(variables);
         env.read_files()?;
+        if env.get("OUTCRY_ENV") == Some("production") {
+            secrets::check(&env)?;
+        }
         if env.get("JWT_SECRET").is_some() {
             tracing::warn!("JWT_SECRET is ignored: tokens are signed with the key in JWT_KEY_FILE");
         }
@@ -365,6 +377,8 @@ mod tests {
         assert_eq!(login([url, user, secret]).as_deref(), Some("ann"), "a user alone is no login");
         assert_eq!(login([secret, secret, secret]).as_deref(), Some("edge"));
         assert_eq!(login([user, user, user]), None);
+        let config: Config = Env::of([url]).read().unwrap();
+        assert_eq!(config.nats_address(), "nats://127.0.0.1:4222");
     }
 
     #[test]

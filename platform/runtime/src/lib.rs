@@ -35,6 +35,7 @@ pub mod provision;
 pub mod relay;
 pub mod replay;
 mod runner;
+mod secrets;
 mod sender;
 pub mod service;
 mod tally;
@@ -43,7 +44,7 @@ mod time;
 mod trace;
 pub mod wire;
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
@@ -117,7 +118,7 @@ where
         }
         let stop = stop_on_signal();
         if !bus.is_up(Duration::from_secs(2)).await {
-            tracing::warn!(url = config.nats_url, "nats-server does not answer, waiting for it");
+            tracing::warn!(url = config.nats_address(), "nats-server does not answer, waiting for it");
         }
         let served = serve(env, config, bus.clone(), stop).await;
         bus.close().await;
@@ -127,7 +128,12 @@ where
     match runtime.and_then(|runtime| runtime.block_on(body)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(function = name, error = format!("{error:#}"), "stopped");
+            if tracing::dispatcher::has_been_set() {
+                tracing::error!(function = name, error = format!("{error:#}"), "stopped");
+            } else {
+                // What is wrong with the configuration is found before there is a log.
+                let _ = writeln!(std::io::stderr(), "{name}: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -26,7 +26,7 @@ pub(crate) async fn join() -> anyhow::Result<(Env, Bus)> {
     ensure!(
         bus.is_up(Duration::from_secs(2)).await,
         "nothing answers at {}: is a platform running here (`cargo run --release`), or does NATS_URL name another?",
-        config.nats_url
+        config.nats_address()
     );
     Ok((env, bus))
 }

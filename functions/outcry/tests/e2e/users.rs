@@ -109,3 +109,31 @@ fn users_that_are_new_come_in_while_the_platform_runs() {
         platform.stop().await;
     });
 }
+
+#[test]
+fn production_does_not_start_with_a_secret_that_somebody_might_guess() {
+    let data = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_outcry"));
+        command.args(arguments).env("OUTCRY_DATA", data.path()).env("OUTCRY_ENV", "production");
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let edge = &["run", "edge"][..];
+    let url = "postgres://stats:change-me-in-production@127.0.0.1:1/stats";
+    for (arguments, variable, says) in [
+        (edge, ("EDGE_KEY", "your-secret-key"), "EDGE_KEY has fewer than 32 characters"),
+        (edge, ("NATS_PASSWORD", "change-me-in-production"), "NATS_PASSWORD looks like an example"),
+        (edge, ("NATS_URL", "nats://127.0.0.1:1"), "NATS_PASSWORD is not set"),
+        (
+            &["run", "update-stats"],
+            ("STATS_DATABASE_URL", url),
+            "the password in STATS_DATABASE_URL looks like",
+        ),
+        (&["up"], ("METRICS_TOKEN", "token"), "METRICS_TOKEN has fewer than 32 characters"),
+    ] {
+        let (good, told) = run(arguments, &[variable]);
+        assert!(!good && told.contains(says), "{variable:?}: {told}");
+        assert!(!told.contains("change-me-in-production"), "{told}");
+    }
+}
