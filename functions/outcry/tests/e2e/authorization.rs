@@ -11,7 +11,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{Alone, Seen, Setting, Visitor, see, story};
+use crate::{Alone, Seen, Setting, Visitor, nats_of, see, story};
 
 /// What each of four is answered.
 struct Row {
@@ -268,7 +268,7 @@ fn everybody_may_do_what_the_table_says_and_nothing_else() {
         let _place_bid = Alone::run("place-bid", &platform.env);
         let outcome = format!("/api/v1/commands/{}", cast.command);
         cast.who[1].get_until(&outcome, |outcome| outcome["status"] == "refused").await;
-        let bus = testing::connect(platform.env.get("NATS_URL").unwrap()).await;
+        let bus = testing::connect(&nats_of(&platform)).await;
         let commands = async || {
             let mut last = Vec::new();
             for stream in ["COMMANDS", "CREDENTIALS"] {
