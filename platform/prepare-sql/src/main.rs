@@ -79,8 +79,10 @@ fn crates(root: &Path) -> anyhow::Result<Vec<Crate>> {
 /// A database with the tables that the crate's SQL is about.
 async fn make_database(root: &Path, admin_url: &str, domain: &str) -> anyhow::Result<String> {
     let mut admin = PgConnection::connect(admin_url).await?;
-    // Domains are words: nothing needs quoting.
-    sqlx::raw_sql(AssertSqlSafe(format!("create database {domain}_build"))).execute(&mut admin).await?;
+    // Domains are words: nothing needs quoting. The role is the application's, from which migrations take rights.
+    for sql in [format!("create role {domain}"), format!("create database {domain}_build")] {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut admin).await?;
+    }
     admin.close().await?;
     let url = match admin_url.rsplit_once('/') {
         Some((server, _)) => format!("{server}/{domain}_build"),

@@ -132,6 +132,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("OUTBOX_MAX_BYTES", "a whole number of bytes", "8589934592"),
     ("JWT_ISSUER", "a name or URL", "outcry"),
     ("REFRESH_GRACE_SECS", "0 to 60 seconds", "10"),
+    ("PASSWORD_BLOCKLIST", "on or off", "on"),
     ("JWT_KEY_FILE", "the path of an Ed25519 key in PEM", ".outcry/jwt-key.pem"),
     ("OUTCRY_DATA", "a folder", ".outcry"),
     ("CORS_ORIGINS", "origins separated by commas", "https://outcry.example"),
@@ -254,6 +255,7 @@ impl Env {
         let files: Vec<(String, String)> = self
             .0
             .iter()
+            .filter(|(_, path)| !path.is_empty())
             .filter_map(|(name, path)| {
                 let secret = name.strip_suffix("_FILE").filter(|secret| is_secret(secret))?;
                 Some((secret.to_owned(), path.clone()))
@@ -391,5 +393,8 @@ mod tests {
 
         assert_eq!(env.get("NATS_PASSWORD"), Some("s3cret"));
         std::fs::remove_file(file).unwrap();
+        let mut none = Env::of([("NATS_PASSWORD_FILE", "")]);
+        none.read_files().unwrap();
+        assert_eq!(none.get("NATS_PASSWORD"), None);
     }
 }
