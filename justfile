@@ -115,6 +115,11 @@ lint:
 prepare-sql *arguments:
     cargo run --package prepare-sql -- "$@"
 
+# a new key for access tokens, beside the one before it
+[group('change')]
+rotate-key:
+    cargo run --quiet --release -- rotate-key
+
 # who may say and hear what on the bus, from what the functions declare: writes nats/accounts.conf
 [group('change')]
 accounts:

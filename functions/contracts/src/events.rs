@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     auctions::{BidPlaced, BidWon, ItemClosed, ItemCreated, ItemExtended},
-    identity::{SessionEnded, UserCreated},
+    identity::{PasswordChanged, PasswordResetRequested, SessionEnded, UserCreated},
 };
 
 /// An event that can be read by its name.
@@ -34,6 +34,8 @@ pub fn all() -> Vec<Known> {
     vec![
         known::<UserCreated>(),
         known::<SessionEnded>(),
+        known::<PasswordResetRequested>(),
+        known::<PasswordChanged>(),
         known::<ItemCreated>(),
         known::<ItemExtended>(),
         known::<ItemClosed>(),

@@ -7,6 +7,14 @@ use platform::{Command, Event, Message, Query, Role, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+mod passwords;
+mod sessions;
+
+pub use passwords::{
+    ChangePassword, PasswordChanged, PasswordResetRequested, RequestPasswordReset, ResetPassword,
+};
+pub use sessions::{EndSession, ListSessions, OpenSession, Sessions};
+
 /// A secret that is read and written but never shown.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -165,7 +165,7 @@ impl Auth {
         let claims = jsonwebtoken::decode::<Claims>(token, &key, &self.validation)
             .map_err(|_| Problem::unauthorized())?
             .claims;
-        let caller = Caller { id: claims.sub, role: claims.role };
+        let caller = Caller { id: claims.sub, role: claims.role, session: Some(claims.sid) };
         let until = u64::try_from(claims.exp).unwrap_or_default() + LEEWAY;
         let verified = Verified { caller, session: claims.sid, ended: self.ended.clone(), until };
         self.verified.insert(hash, verified.clone());

@@ -31,11 +31,9 @@ pub(crate) struct Given<'a> {
     pub(crate) without: &'static [&'static str],
 }
 
-/// Reads a message from a JSON object.
+/// Reads a message from a JSON object. Who sends nothing says nothing: that is an object without members.
 pub(crate) fn json<M: DeserializeOwned>(given: &Given<'_>, body: &[u8]) -> Result<M, Problem> {
-    if body.is_empty() {
-        return Err(Problem::malformed("the body is empty, a JSON object was expected"));
-    }
+    let body = if body.is_empty() { b"{}" } else { body };
     if is_deep(body) {
         return Err(Problem::malformed(format!("the body nests deeper than {DEPTH} levels")));
     }

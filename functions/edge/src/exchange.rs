@@ -154,6 +154,25 @@ impl Line {
         self
     }
 
+    /// Success is 202, and says nothing of what will come of it.
+    #[must_use]
+    pub fn accepted(mut self) -> Self {
+        self.how.success = StatusCode::ACCEPTED;
+        self
+    }
+
+    /// Sent with PUT.
+    pub(crate) fn put(mut self) -> Self {
+        self.method = MethodFilter::PUT;
+        self
+    }
+
+    /// Sent with DELETE, mostly without a body.
+    pub(crate) fn delete(mut self) -> Self {
+        self.method = MethodFilter::DELETE;
+        self
+    }
+
     /// Only for those who are logged in.
     #[must_use]
     pub fn bearer(mut self) -> Self {
@@ -256,7 +275,7 @@ async fn dispatch<C: Command>(
     request: &platform::Request,
     client: Option<Client>,
 ) -> Result<Dispatched, Problem> {
-    let attempt = app.throttle.attempt(command, client)?;
+    let attempt = app.throttle.attempt(command, request.caller, client)?;
     let dispatched = deliver(app, command, request).await;
     attempt.answered(match &dispatched {
         Ok(Dispatched::Answered(answer)) => {
@@ -325,7 +344,7 @@ fn answered(answer: Answer, how: How, asked: &HeaderMap) -> Result<Response, Pro
         Problem::from(answer).into_response()
     } else if how.versioned {
         versioned(answer.body, asked)
-    } else if how.success == StatusCode::NO_CONTENT {
+    } else if [StatusCode::NO_CONTENT, StatusCode::ACCEPTED].contains(&how.success) {
         how.success.into_response()
     } else {
         (how.success, [(header::CONTENT_TYPE, "application/json")], answer.body).into_response()

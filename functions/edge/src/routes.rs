@@ -5,7 +5,10 @@
 use contracts::{
     auctions::{CreateItem, GetItem, ListBids, PlaceBid},
     catalog::ListItems,
-    identity::{GetJwks, GetMe, Login, Logout, LogoutAll, Refresh, Register},
+    identity::{
+        ChangePassword, EndSession, GetJwks, GetMe, ListSessions, Login, Logout, LogoutAll, Refresh,
+        Register, RequestPasswordReset, ResetPassword,
+    },
     stats::GetUserStats,
 };
 
@@ -23,6 +26,11 @@ pub(crate) fn table() -> Vec<Line> {
         send::<Refresh>(["/identity/refresh"]),
         send::<Logout>(["/identity/logout"]).bearer().empty(),
         send::<LogoutAll>(["/identity/logout-all"]).bearer().empty(),
+        ask::<ListSessions>(["/identity/sessions"]).bearer(),
+        send::<EndSession>(["/identity/sessions/{session_id}"]).delete().bearer().empty(),
+        send::<ChangePassword>(["/identity/password"]).put().bearer().empty(),
+        send::<RequestPasswordReset>(["/identity/password/reset"]).accepted(),
+        send::<ResetPassword>(["/identity/password/reset/confirm"]).empty(),
         // items and bids
         send::<CreateItem>(["/api/v1/items"]).bearer().created(),
         ask::<ListItems>(["/api/v1/items"]),

@@ -9,7 +9,9 @@
 //! | failed logins | an account from a network (/24, /64) | `LOGIN_LIMIT`, then waits of 1, 2, 4 .. 900 s until it was quiet for 15 minutes |
 //! | failed logins | an account | 10 times as many an hour |
 //! | failed logins | an address | 20 times as many an hour |
+//! | passwords that do not change another | a user from a network | as failed logins |
 //! | registrations | an address | `REGISTER_LIMIT` an hour |
+//! | resets of passwords | an address | `REGISTER_LIMIT` an hour |
 //!
 //! An account is what the caller calls it: one that does not exist is counted as one that does. An attempt is counted when it
 //! begins, so that many at once are not many for one, and given back when it turns out to have been none.
@@ -23,7 +25,7 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use contracts::identity::{Login, Register};
+use contracts::identity::{ChangePassword, Login, Register, RequestPasswordReset};
 use moka::{policy::EvictionPolicy, sync::Cache};
 use platform::{
     Caller,
@@ -105,6 +107,7 @@ impl Throttle {
     pub(crate) fn attempt<C: Any>(
         &self,
         command: &C,
+        caller: Option<Caller>,
         client: Option<Client>,
     ) -> Result<Attempt<'_>, Problem> {
         let command: &dyn Any = command;
@@ -125,10 +128,22 @@ impl Throttle {
                 ],
             );
         }
+        if command.is::<ChangePassword>()
+            && let Some(caller) = caller
+        {
+            // Whoever has somebody's token learns the password no faster than by logging in.
+            let key = |limit: &Limit| limit.key((caller.id, address.map(network)));
+            return self.begin(login_became, [self.login_pair.as_ref().map(|limit| (limit, key(limit)))]);
+        }
         if command.is::<Register>() {
             let limit = self.register_address.as_ref().zip(address);
             return self
                 .begin(registration_became, [limit.map(|(limit, from)| (limit, limit.key(host(from))))]);
+        }
+        if command.is::<RequestPasswordReset>() {
+            let limit = self.register_address.as_ref().zip(address);
+            let key = |limit: &Limit, from| limit.key(("reset", host(from)));
+            return self.begin(registration_became, [limit.map(|(limit, from)| (limit, key(limit, from)))]);
         }
         Ok(Attempt { became: |_| Became::Nothing, taken: Vec::new() })
     }

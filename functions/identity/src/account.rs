@@ -23,6 +23,15 @@ pub enum AccountRefused {
     /// The session has ended, or the token never opened one: the caller does not learn which.
     #[error("the session has ended, log in again")]
     SessionOver,
+    /// There is no such session of the caller's.
+    #[error("there is no such session")]
+    NoSession,
+    /// The caller is known by a token, and does not know the password.
+    #[error("the current password is another one")]
+    WrongPassword,
+    /// The token that was sent has been used, is too old, or never was one: the caller does not learn which.
+    #[error("the token is not good any more, ask for another one")]
+    TokenOver,
     /// Nobody has that e-mail.
     #[error("there is no such user")]
     NoUser,
@@ -32,16 +41,18 @@ impl Refusal for AccountRefused {
     fn kind(&self) -> Kind {
         match self {
             Self::EmailTaken | Self::UsernameTaken => Kind::Conflict,
-            Self::BadCredentials | Self::SessionOver => Kind::Unauthenticated,
-            Self::NoUser => Kind::NotFound,
+            Self::BadCredentials | Self::SessionOver | Self::TokenOver => Kind::Unauthenticated,
+            Self::WrongPassword => Kind::Forbidden,
+            Self::NoUser | Self::NoSession => Kind::NotFound,
         }
     }
 
     fn code(&self) -> &'static str {
         match self {
             Self::EmailTaken | Self::UsernameTaken => "ALREADY_EXISTS",
-            Self::BadCredentials | Self::SessionOver => "UNAUTHORIZED",
-            Self::NoUser => "NOT_FOUND",
+            Self::BadCredentials | Self::SessionOver | Self::TokenOver => "UNAUTHORIZED",
+            Self::WrongPassword => "FORBIDDEN",
+            Self::NoUser | Self::NoSession => "NOT_FOUND",
         }
     }
 }

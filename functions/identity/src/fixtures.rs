@@ -3,14 +3,27 @@
 use std::ops::Deref;
 
 use contracts::identity::{Login, Register, Secret};
+use platform::Env;
 use tempfile::TempDir;
 use testing::Harness;
+
+use crate::keys::Keys;
 
 /// A platform with a key of its own.
 pub(crate) struct App {
     harness: Harness,
-    _keys: TempDir,
+    keys: TempDir,
 }
+
+impl App {
+    /// The keys that its functions have.
+    pub(crate) fn keys(&self) -> Keys {
+        let path = self.keys.path().join(KEY_FILE);
+        Keys::load(&Env::of([("JWT_KEY_FILE", path.to_str().unwrap())])).unwrap()
+    }
+}
+
+const KEY_FILE: &str = "jwt-key.pem";
 
 impl Deref for App {
     type Target = Harness;
@@ -22,10 +35,10 @@ impl Deref for App {
 
 pub(crate) async fn app() -> App {
     let keys = tempfile::tempdir().unwrap();
-    let path = keys.path().join("jwt-key.pem");
+    let path = keys.path().join(KEY_FILE);
     let harness =
         Harness::start(crate::database()).await.with_env([("JWT_KEY_FILE", path.to_str().unwrap())]);
-    App { harness, _keys: keys }
+    App { harness, keys }
 }
 
 pub(crate) const PASSWORD: &str = "secret123";

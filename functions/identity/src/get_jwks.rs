@@ -12,7 +12,7 @@ pub fn function() -> Function {
 }
 
 async fn get_jwks(cx: &mut Cx, _: GetJwks) -> Result<Value> {
-    Ok(cx.resource::<Keys>()?.jwks().clone())
+    Ok(cx.resource::<Keys>()?.jwks())
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ use platform::{Function, database::Database};
 use sqlx::migrate::Migrator;
 
 pub mod account;
+pub mod change_password;
+pub mod end_session;
 pub mod find_user;
 #[cfg(test)]
 mod fixtures;
@@ -25,12 +27,16 @@ pub mod get_me;
 pub mod identity_outcome;
 pub mod keys;
 pub mod list_ended_sessions;
+pub mod list_sessions;
 pub mod login;
 pub mod logout;
 pub mod logout_all;
 pub mod password;
+pub mod policy;
 pub mod refresh;
 pub mod register;
+pub mod request_password_reset;
+pub mod reset_password;
 mod session;
 mod store;
 
@@ -51,6 +57,11 @@ pub fn functions() -> Vec<Function> {
         logout::function(),
         logout_all::function(),
         list_ended_sessions::function(),
+        list_sessions::function(),
+        end_session::function(),
+        change_password::function(),
+        request_password_reset::function(),
+        reset_password::function(),
         identity_outcome::function(),
     ]
 }

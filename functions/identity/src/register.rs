@@ -10,18 +10,21 @@ use uuid::Uuid;
 use crate::{
     account::{self, Names},
     keys::Keys,
-    password, session, store,
+    password,
+    policy::Policy,
+    session, store,
 };
 
 /// The function.
 pub fn function() -> Function {
-    Function::command(register).emits::<UserCreated>().needs::<Keys>(Keys::load)
+    Function::command(register).emits::<UserCreated>().needs::<Keys>(Keys::load).needs::<Policy>(Policy::load)
 }
 
 async fn register(cx: &mut Cx, new: Register) -> Result<Session> {
     let now = cx.now();
     let Names { name, first: first_name, last: last_name } = Names::of(&new);
     let usernames = account::usernames(&new, rand::random);
+    cx.resource::<Policy>()?.check("password", &new.password, &[&new.email, &usernames[0], &name])?;
     // Before the transaction, so that no connection waits for a core.
     let hash = password::slot().await?.hash(new.password).await?;
     let mut user = User {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use contracts::identity::{AUDIENCE, Claims, Secret, Session, SessionEnded, TOKEN_SECONDS, User};
-use platform::{Cx, Env, Result, Timestamp, UserId};
+use platform::{Caller, Cx, Env, Result, Timestamp, UserId};
 use serde::Deserialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -23,6 +23,8 @@ const SESSION: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// A session that nobody has refreshed for so long has ended (security.md 2.2).
 const IDLE: Duration = Duration::from_secs(7 * 24 * 3_600);
 const FIRST_GENERATION: i32 = 1;
+/// How many open sessions are shown.
+const MOST_LISTED: i64 = 100;
 
 /// How long after a refresh the token before it gives the same successor: two tabs ask at once, an answer is lost on
 /// its way.
@@ -59,8 +61,9 @@ pub(crate) struct Stored {
     pub(crate) user_id: UserId,
     generation: i32,
     salt: Vec<u8>,
-    rotated_at: Timestamp,
-    expires_at: Timestamp,
+    pub(crate) created_at: Timestamp,
+    pub(crate) rotated_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
     revoked_at: Option<Timestamp>,
 }
 
@@ -108,7 +111,7 @@ impl Stored {
             token,
             token_type: "Bearer".into(),
             expires_in: TOKEN.as_secs(),
-            refresh_token: keys.refresh_token(self.id, self.generation, &self.salt),
+            refresh_token: keys.refresh_token(self.id, self.generation, &self.salt)?,
             user,
         })
     }
@@ -122,6 +125,7 @@ pub(crate) async fn open(cx: &mut Cx, user: User) -> Result<Session> {
         user_id: user.id,
         generation: FIRST_GENERATION,
         salt: rand::random::<[u8; 16]>().to_vec(),
+        created_at: now,
         rotated_at: now,
         expires_at: now + SESSION,
         revoked_at: None,
@@ -152,16 +156,35 @@ pub(crate) async fn lock(cx: &mut Cx, token: &Secret) -> Result<(Stored, i32)> {
     Ok((stored, generation))
 }
 
-async fn find(tx: &mut PgConnection, id: Uuid) -> Result<Option<Stored>> {
+/// The session of this name, locked.
+pub(crate) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<Option<Stored>> {
     let stored = sqlx::query_as!(
         Stored,
-        r#"select id, user_id as "user_id: UserId", generation, salt, rotated_at, expires_at, revoked_at
+        r#"select id, user_id as "user_id: UserId", generation, salt, created_at, rotated_at, expires_at, revoked_at
            from sessions where id = $1 for update"#,
         id,
     )
     .fetch_optional(tx)
     .await?;
     Ok(stored)
+}
+
+/// The sessions of a user that are open, the one that was refreshed last first.
+pub(crate) async fn open_ones(tx: &mut PgConnection, user: UserId, now: Timestamp) -> Result<Vec<Stored>> {
+    let open = sqlx::query_as!(
+        Stored,
+        r#"select id, user_id as "user_id: UserId", generation, salt, created_at, rotated_at, expires_at, revoked_at
+           from sessions
+           where user_id = $1 and revoked_at is null and expires_at > $2 and rotated_at > $3
+           order by rotated_at desc, id desc limit $4"#,
+        user.0,
+        now as Timestamp,
+        (now - IDLE) as Timestamp,
+        MOST_LISTED,
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(open)
 }
 
 /// Begins the session's next generation: its refresh token is used up.
@@ -193,21 +216,26 @@ pub(crate) enum Ended {
     One(Uuid),
     /// All of somebody.
     AllOf(UserId),
+    /// All of somebody but the one in which they ask.
+    OthersOf(Caller),
 }
 
 /// Ends sessions that have not ended, and says so.
 pub(crate) async fn end(cx: &mut Cx, which: Ended) -> Result<()> {
     let now = cx.now();
-    let (id, user) = match which {
-        Ended::One(id) => (Some(id), None),
-        Ended::AllOf(user) => (None, Some(user.0)),
+    let (id, user, spared) = match which {
+        Ended::One(id) => (Some(id), None, None),
+        Ended::AllOf(user) => (None, Some(user.0), None),
+        Ended::OthersOf(caller) => (None, Some(caller.id.0), caller.session),
     };
     let ended = sqlx::query!(
-        r#"update sessions set revoked_at = $3 where (id = $1 or user_id = $2) and revoked_at is null
+        r#"update sessions set revoked_at = $3
+           where (id = $1 or user_id = $2) and id is distinct from $4 and revoked_at is null
            returning id, user_id as "user_id: UserId""#,
         id,
         user,
         now as Timestamp,
+        spared,
     )
     .fetch_all(cx.tx().await?)
     .await?;
@@ -230,6 +258,7 @@ mod tests {
             user_id: UserId(Uuid::nil()),
             generation: 5,
             salt: Vec::new(),
+            created_at: now,
             rotated_at: now - Duration::from_secs(seconds),
             expires_at: now + Duration::from_secs(1),
             revoked_at: None,

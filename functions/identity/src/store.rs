@@ -1,7 +1,7 @@
 //! Accounts in the database.
 
 use contracts::identity::User;
-use platform::{OnConstraint, Result, Role, UserId};
+use platform::{Cx, OnConstraint, Result, Role, Timestamp, UserId};
 use sqlx::PgConnection;
 
 use crate::account::{AccountRefused, Name};
@@ -73,6 +73,22 @@ pub(crate) async fn find(tx: &mut PgConnection, name: Name<'_>) -> Result<Option
         updated_at: row.updated_at,
     };
     Ok(Some((user, row.password_hash)))
+}
+
+/// Stores the hash of a password, in place of `known` if that is given and still stored; says whether it did.
+pub(crate) async fn set_password(cx: &mut Cx, user: UserId, known: Option<&str>, hash: &str) -> Result<bool> {
+    let now = cx.now();
+    let stored = sqlx::query!(
+        "update users set password_hash = $3, updated_at = $4
+         where id = $1 and ($2::text is null or password_hash = $2)",
+        user.0,
+        known,
+        hash,
+        now as Timestamp,
+    )
+    .execute(cx.tx().await?)
+    .await?;
+    Ok(stored.rows_affected() == 1)
 }
 
 #[cfg(test)]

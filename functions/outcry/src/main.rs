@@ -117,6 +117,8 @@ enum Command {
         /// The file, such as `nats/accounts.conf`; standard output when missing.
         file: Option<PathBuf>,
     },
+    /// Put a new key before those that sign access tokens; nobody need log in again.
+    RotateKey,
     /// List the parts of the platform that runs here, and their processes.
     Ps,
     /// Make databases, roles and tables as far as they are missing.
@@ -170,6 +172,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Dlq(what)) => dlq::run(what).await,
         Some(Command::Replay { consumer }) => replay::replay(&consumer).await,
         Some(Command::Deploy { function, program }) => run::deploy(&function, program).await,
+        Some(Command::RotateKey) => {
+            let key = identity::keys::rotate(&Env::load_joined()?)?;
+            say(&format!(
+                "{key} is published, and signs in a minute; keys that are not named by any token may be taken from the file"
+            ));
+            Ok(())
+        }
         Some(Command::Ps) => run::ps().await,
         Some(Command::Accounts { file }) => {
             let accounts = outcry::users::accounts()?;

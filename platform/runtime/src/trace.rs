@@ -59,6 +59,8 @@ pub struct Caller {
     pub id: UserId,
     /// With which rights.
     pub role: Role,
+    /// In which of their sessions; nobody's when an operator asks on somebody's behalf.
+    pub session: Option<Uuid>,
 }
 
 impl Caller {
@@ -68,12 +70,16 @@ impl Caller {
         Some(Self {
             id: UserId(headers.get(header::USER_ID)?.as_str().parse().ok()?),
             role: headers.get(header::USER_ROLE).map_or(Ok(Role::User), |role| role.as_str().parse()).ok()?,
+            session: headers.get(header::SESSION_ID).and_then(|session| session.as_str().parse().ok()),
         })
     }
 
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
         headers.insert(header::USER_ID, self.id.to_string());
         headers.insert(header::USER_ROLE, self.role.as_str());
+        if let Some(session) = self.session {
+            headers.insert(header::SESSION_ID, session.to_string());
+        }
     }
 }
 

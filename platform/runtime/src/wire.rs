@@ -35,6 +35,8 @@ pub mod header {
     pub const USER_ID: &str = "x-user-id";
     /// The verified caller's role.
     pub const USER_ROLE: &str = "x-user-role";
+    /// The session in which the verified caller asks.
+    pub const SESSION_ID: &str = "x-session-id";
     /// On an answer: it was given before, to the same command.
     pub const REPLAYED: &str = "x-replayed";
     /// On an answer that is an error: its code. Read by the `nats` CLI.

@@ -173,7 +173,7 @@ impl Stage {
 
     async fn try_send(&self, name: &str, key: Option<&str>) -> Sent {
         let request = Request {
-            caller: Some(Caller { id: UserId(Uuid::from_u128(1)), role: Role::User }),
+            caller: Some(Caller { id: UserId(Uuid::from_u128(1)), role: Role::User, session: None }),
             trace: Trace::start(),
             idempotency_key: key.map(str::to_owned),
         };

@@ -170,7 +170,14 @@ impl Harness {
     /// The same platform, seen by this user.
     #[must_use]
     pub fn as_user(&self, id: UserId) -> Self {
-        let caller = Some(Caller { id, role: Role::User });
+        let caller = Some(Caller { id, role: Role::User, session: None });
+        Self { caller, ..self.clone() }
+    }
+
+    /// The same platform, seen by this user in one of their sessions.
+    #[must_use]
+    pub fn in_session(&self, id: UserId, session: Uuid) -> Self {
+        let caller = Some(Caller { id, role: Role::User, session: Some(session) });
         Self { caller, ..self.clone() }
     }
 
@@ -280,6 +287,9 @@ impl Harness {
         if let Some(caller) = self.caller {
             delivery.headers.insert(header::USER_ID, caller.id.to_string());
             delivery.headers.insert(header::USER_ROLE, caller.role.as_str());
+            if let Some(session) = caller.session {
+                delivery.headers.insert(header::SESSION_ID, session.to_string());
+            }
         }
         if let Some(key) = &self.key {
             delivery.headers.insert(header::IDEMPOTENCY_KEY, key.as_str());

@@ -58,7 +58,7 @@ async fn find(bus: &Bus, email: &str, trace: &Trace) -> anyhow::Result<Caller> {
     let subject = wire::query_subject("identity", "find-user");
     let answer = bus.request(subject, &json!({ "email": email }), None, trace).await?;
     let user: User = answer.parse().map_err(anyhow::Error::from).with_context(|| format!("find {email}"))?;
-    Ok(Caller { id: user.id, role: user.role })
+    Ok(Caller { id: user.id, role: user.role, session: None })
 }
 
 fn show(answer: &Answer) -> anyhow::Result<()> {

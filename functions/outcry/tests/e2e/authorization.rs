@@ -37,6 +37,10 @@ enum Body {
     Amount,
     /// Of a second session of whoever asks; the owner's when nobody does.
     RefreshToken,
+    /// The password that whoever asks has already.
+    Passwords,
+    /// Made up.
+    ResetToken,
     /// Nothing to say, as JSON.
     Empty,
 }
@@ -59,6 +63,13 @@ const MATRIX: &[Row] = &[
     open("POST", &["/identity/login", "/login", "/api/v1/auth/login", "/api/v1/users/login"], Body::Credentials, 200),
     open("POST", &["/identity/refresh"], Body::RefreshToken, 200),
     bearer("POST", &["/identity/logout"], Body::RefreshToken, 204),
+    bearer("GET", &["/identity/sessions"], Body::None, 200),
+    // The owner's, which somebody else cannot see; an administrator neither.
+    Row { owner: 204, ..bearer("DELETE", &["/identity/sessions/{session_id}"], Body::None, 404) },
+    bearer("PUT", &["/identity/password"], Body::Passwords, 204),
+    open("POST", &["/identity/password/reset"], Body::Credentials, 202),
+    // Who was sent nothing.
+    open("POST", &["/identity/password/reset/confirm"], Body::ResetToken, 401),
     bearer("GET", &["/identity/me", "/me", "/api/v1/users/me"], Body::None, 200),
     open("GET", &["/.well-known/jwks.json"], Body::None, 200),
     // items and bids
@@ -115,6 +126,8 @@ struct Cast {
     refresh_tokens: [String; 4],
     item: String,
     command: String,
+    /// One of the owner's.
+    session: String,
 }
 
 impl Cast {
@@ -133,10 +146,14 @@ impl Cast {
         // Who has no name tries the owner's.
         let emails = [owners.clone(), owners, others, admins];
         let who = [Visitor::of(url), owner, other, admin];
-        let mut cast = Self { who, emails, refresh_tokens: Default::default(), item, command };
+        let mut cast =
+            Self { who, emails, refresh_tokens: Default::default(), item, command, session: String::new() };
         for who in 0..WHO.len() {
             cast.refresh_tokens[who] = text(&cast.session(who).await, "refresh_token");
         }
+        // The first of the list is the newest.
+        cast.session(1).await;
+        cast.session = text(&cast.who[1].get("/identity/sessions").await.body["data"][0], "id");
         cast
     }
 
@@ -159,7 +176,8 @@ impl Cast {
         let path = path
             .replace("{item_id}", &self.item)
             .replace("{user_id}", &self.who[1].id)
-            .replace("{command_id}", &self.command);
+            .replace("{command_id}", &self.command)
+            .replace("{session_id}", &self.session);
         self.who[who].request(Method::from_bytes(row.method.as_bytes()).unwrap(), &path)
     }
 
@@ -177,6 +195,8 @@ impl Cast {
             // Each more than the one before.
             Body::Amount => json!({ "amount": 10 * (who + 1) }),
             Body::RefreshToken => json!({ "refresh_token": self.refresh_tokens[who] }),
+            Body::Passwords => json!({ "current_password": PASSWORD, "new_password": PASSWORD }),
+            Body::ResetToken => json!({ "token": format!("{}.x", Uuid::now_v7()), "new_password": PASSWORD }),
             Body::Empty => json!({}),
         })
     }
@@ -298,7 +318,7 @@ fn everybody_may_do_what_the_table_says_and_nothing_else() {
             for kind in
                 ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
             {
-                let body = cast.body(row, 2).unwrap().to_string();
+                let body = cast.body(row, 2).unwrap_or_else(|| json!({})).to_string();
                 let request = cast.request(row, path, 2).header("Content-Type", kind).body(body);
                 let refused = seen(request).await;
                 let what = format!("{} {path} with {kind:?}", row.method);

@@ -7,6 +7,7 @@ mod bench;
 mod full;
 mod gate;
 mod killed;
+mod passwords;
 mod replay;
 mod sessions;
 mod split;
@@ -168,6 +169,14 @@ impl Visitor {
 
     async fn post(&self, path: &str, body: Value) -> Seen {
         see(self.request(Method::POST, path).json(&body).send().await.unwrap()).await
+    }
+
+    async fn put(&self, path: &str, body: Value) -> Seen {
+        see(self.request(Method::PUT, path).json(&body).send().await.unwrap()).await
+    }
+
+    async fn delete(&self, path: &str) -> Seen {
+        see(self.request(Method::DELETE, path).send().await.unwrap()).await
     }
 
     async fn post_text(&self, path: &str, body: &'static str) -> Seen {

@@ -10,14 +10,14 @@ use crate::{SHARED, Seen, Visitor, story};
 const DEAD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Somebody with a session.
-struct Owner {
-    visitor: Visitor,
-    email: String,
-    refresh_token: String,
+pub(crate) struct Owner {
+    pub(crate) visitor: Visitor,
+    pub(crate) email: String,
+    pub(crate) refresh_token: String,
 }
 
 impl Owner {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let mut visitor = Visitor::new(&SHARED, "owner").await;
         let me = visitor.get("/me").await.body;
         let email = me["email"].as_str().unwrap().to_owned();
@@ -26,21 +26,21 @@ impl Owner {
     }
 
     /// The same person in another browser.
-    async fn elsewhere(&self) -> Self {
+    pub(crate) async fn elsewhere(&self) -> Self {
         let mut visitor = Visitor::of(&SHARED);
         let refresh_token = open(&mut visitor, &self.email).await;
         Self { visitor, email: self.email.clone(), refresh_token }
     }
 
-    async fn refresh(&self, token: &str) -> Seen {
+    pub(crate) async fn refresh(&self, token: &str) -> Seen {
         Visitor::of(&SHARED).post("/identity/refresh", json!({ "refresh_token": token })).await
     }
 
-    async fn status(&self) -> u16 {
+    pub(crate) async fn status(&self) -> u16 {
         self.visitor.get("/me").await.status
     }
 
-    async fn is_out(&self) {
+    pub(crate) async fn is_out(&self) {
         let since = Instant::now();
         while self.status().await != 401 {
             assert!(since.elapsed() < DEAD_WITHIN, "its token still opens something");
@@ -102,5 +102,28 @@ fn who_logs_out_is_out_within_a_second_and_only_there() {
         other.is_out().await;
         third.is_out().await;
         assert_eq!(stranger.status().await, 200);
+    });
+}
+
+#[test]
+fn who_is_logged_in_elsewhere_sees_it_and_ends_it_from_here() {
+    story(async {
+        let owner = Owner::new().await;
+        let (elsewhere, stranger) = (owner.elsewhere().await, Owner::new().await);
+        let list =
+            async || owner.visitor.get("/identity/sessions").await.body["data"].as_array().unwrap().clone();
+        // With the one that registering opened.
+        let open = list().await;
+        assert_eq!(open.len(), 3);
+        assert_eq!(open.iter().map(|open| open["current"] == true).collect::<Vec<_>>(), [false, true, false]);
+        let path = format!("/identity/sessions/{}", text(&open[0], "id"));
+        assert_eq!(stranger.visitor.delete(&path).await.status, 404);
+
+        let ended = owner.visitor.delete(&path).await;
+
+        assert_eq!((ended.status, ended.body), (204, json!("")));
+        elsewhere.is_out().await;
+        assert_eq!((owner.status().await, list().await.len()), (200, 2));
+        assert_eq!(owner.visitor.delete("/identity/sessions/none").await.status, 404);
     });
 }

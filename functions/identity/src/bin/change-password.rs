@@ -1,0 +1,5 @@
+//! The `change-password` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(identity::change_password::function())
+}

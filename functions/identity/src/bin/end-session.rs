@@ -1,0 +1,5 @@
+//! The `end-session` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(identity::end_session::function())
+}
