@@ -84,7 +84,7 @@ call function *arguments:
 emit *arguments:
     cargo run --quiet --release -- emit "$@"
 
-# the first lines of a function, for example `just new auctions watch-item`; --kind, --hears, --route
+# the first lines of a function, for example `just new auctions bookmark-item`; --kind, --hears, --route
 [group('change')]
 new domain function *options:
     cargo run --quiet --package scaffold -- function "$@"

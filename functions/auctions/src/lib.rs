@@ -11,10 +11,14 @@ pub mod create_item;
 pub mod get_item;
 pub mod list_bids;
 pub mod list_changes;
+pub mod list_my_items;
+pub mod list_watchlist;
 pub mod place_bid;
 pub mod snapshot_bids;
 pub mod snapshot_items;
 mod store;
+pub mod unwatch_item;
+pub mod watch_item;
 
 use platform::{Function, database::Database};
 use sqlx::migrate::Migrator;
@@ -35,6 +39,10 @@ pub fn functions() -> Vec<Function> {
         snapshot_items::function(),
         snapshot_bids::function(),
         close_auction::function(),
+        watch_item::function(),
+        list_watchlist::function(),
+        list_my_items::function(),
+        unwatch_item::function(),
         auctions_outcome::function(),
     ]
 }

@@ -3,10 +3,11 @@
 use std::{collections::HashMap, time::Duration};
 
 use contracts::{
-    Amount, BidId, Currency, ItemId, Money, Timestamp, UserId,
+    Amount, BidId, Currency, ItemId, Money, Page, Timestamp, UserId,
     auctions::{Item, ItemChange, ItemCourse, ItemState},
+    page::{PageInfo, PageQuery},
 };
-use platform::{Caller, Result, Role};
+use platform::{Caller, Cx, Refused, Result, Role, error::Field};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -143,6 +144,56 @@ pub(crate) async fn load(connection: &mut PgConnection, ids: &[Uuid]) -> Result<
             Ok(Whole { auction: rules.into_auction()?, description })
         })
         .collect()
+}
+
+/// A member of a list of items, and its place in the list.
+pub(crate) struct Listed {
+    pub(crate) place: Uuid,
+    pub(crate) item_id: Uuid,
+}
+
+/// The place behind which a page begins, in a list whose places sort from the last to the first.
+pub(crate) fn after(page: &PageQuery) -> Result<Uuid, Refused> {
+    let Some(cursor) = &page.cursor else { return Ok(Uuid::max()) };
+    cursor.parse().map_err(|_| {
+        Refused::invalid(vec![Field {
+            name: "cursor".into(),
+            message: "is not one that was given out".into(),
+        }])
+    })
+}
+
+/// How many are passed over: a cursor says all.
+pub(crate) fn offset(page: &PageQuery) -> i64 {
+    if page.cursor.is_some() { 0 } else { page.offset.into() }
+}
+
+/// A page of items as they are now, from its members and one more if there is one.
+pub(crate) async fn page(
+    cx: &mut Cx,
+    mut rows: Vec<Listed>,
+    page: &PageQuery,
+    total: i64,
+) -> Result<Page<Item>> {
+    let (viewer, now) = (cx.caller().ok(), cx.now());
+    let has_more = rows.len() > usize::try_from(page.limit).unwrap_or(usize::MAX);
+    if has_more {
+        rows.pop();
+    }
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.item_id).collect();
+    let found = load(cx.tx().await?, &ids).await?;
+    let mut items: HashMap<Uuid, Item> =
+        found.into_iter().map(|item| (item.auction.id.0, item.item(viewer, now))).collect();
+    let next_cursor = rows.last().filter(|_| has_more).map(|row| row.place.to_string());
+    let page_info = PageInfo {
+        total: u64::try_from(total).unwrap_or_default(),
+        total_is_capped: false,
+        limit: page.limit,
+        offset: page.offset,
+        has_more,
+        next_cursor,
+    };
+    Ok(Page { data: ids.iter().filter_map(|id| items.remove(id)).collect(), page_info })
 }
 
 /// Writes changes that are no bids to the logs of their items. A bid is its own row of the log.

@@ -7,6 +7,10 @@ use uuid::Uuid;
 
 use crate::{Amount, BidId, Currency, ItemId, Page, page::PageQuery};
 
+mod mine;
+
+pub use mine::{ListMyItems, ListWatchlist, UnwatchItem, WatchItem};
+
 /// Offer something for sale.
 #[derive(Debug, Clone, Serialize, Deserialize, Validate)]
 pub struct CreateItem {

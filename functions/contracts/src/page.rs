@@ -29,11 +29,11 @@ impl Default for PageQuery {
     }
 }
 
-fn default_limit() -> u32 {
+pub(crate) fn default_limit() -> u32 {
     20
 }
 
-fn limit<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+pub(crate) fn limit<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     number("limit", deserializer)
 }
 

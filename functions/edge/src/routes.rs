@@ -3,13 +3,13 @@
 //! A route has no code of its own, so it cannot grow logic. What is not said here is said once in `exchange`.
 
 use contracts::{
-    auctions::{CreateItem, GetItem, ListBids, PlaceBid},
+    auctions::{CreateItem, GetItem, ListBids, ListMyItems, ListWatchlist, PlaceBid, UnwatchItem, WatchItem},
     catalog::ListItems,
     identity::{
         ChangePassword, EndSession, GetJwks, GetMe, ListSessions, Login, Logout, LogoutAll, Refresh,
         Register, RequestPasswordReset, ResetPassword,
     },
-    stats::GetUserStats,
+    stats::{GetLeaderboard, GetUserStats},
 };
 
 use crate::exchange::{Line, ask, outcome, send, watch};
@@ -37,10 +37,15 @@ pub(crate) fn table() -> Vec<Line> {
         ask::<GetItem>(["/api/v1/items/{item_id}"]).versioned(),
         send::<PlaceBid>(["/api/v1/items/{item_id}/bids"]).bearer().created(),
         ask::<ListBids>(["/api/v1/items/{item_id}/bids"]),
+        send::<WatchItem>(["/api/v1/items/{item_id}/watch"]).put().bearer().empty(),
+        ask::<ListWatchlist>(["/api/v1/users/me/watchlist"]).bearer(),
+        ask::<ListMyItems>(["/api/v1/users/me/items"]).bearer(),
+        send::<UnwatchItem>(["/api/v1/items/{item_id}/watch"]).delete().bearer().empty(),
         watch(["/api/v1/items/{item_id}/events"]),
         // stats
         ask::<GetUserStats>(["/api/v1/users/{user_id}/stats"]),
         ask::<GetUserStats>(["/api/v1/users/me/stats"]).bearer().without(&["user_id"]),
+        ask::<GetLeaderboard>(["/api/v1/leaderboard"]),
         // whatever was answered 202
         outcome(["/api/v1/commands/{command_id}"]),
     ]

@@ -1,10 +1,9 @@
 //! `get-user-stats`: show a user's figures; zeros for one who has done nothing yet.
 
-use contracts::{
-    Amount, UserId,
-    stats::{GetUserStats, UserStats},
-};
+use contracts::stats::{GetUserStats, UserStats};
 use platform::{Cx, Function, Result};
+
+use crate::figures;
 
 /// Queries of [`GetUserStats`].
 pub fn function() -> Function {
@@ -16,49 +15,13 @@ async fn get_user_stats(cx: &mut Cx, query: GetUserStats) -> Result<UserStats> {
         Some(user) => user,
         None => cx.caller()?.id,
     };
-    let row = sqlx::query!(
-        r#"
-        select total_bids, items_won, items_sold, last_bid_at, updated_at,
-            round(total_amount, greatest(scale(trim_scale(total_amount)), 2))::text as "total_amount!",
-            round(total_spent, greatest(scale(trim_scale(total_spent)), 2))::text as "total_spent!"
-        from user_figures where user_id = $1
-        "#,
-        user_id.0,
-    )
-    .fetch_optional(cx.tx().await?)
-    .await?;
-    let Some(row) = row else { return nothing_yet(user_id) };
-    Ok(UserStats {
-        user_id,
-        total_bids: row.total_bids,
-        total_amount: amount(&row.total_amount)?,
-        items_won: row.items_won,
-        total_spent: amount(&row.total_spent)?,
-        items_sold: row.items_sold,
-        last_bid_at: row.last_bid_at,
-        updated_at: Some(row.updated_at),
-    })
-}
-
-fn nothing_yet(user_id: UserId) -> Result<UserStats> {
-    Ok(UserStats {
-        user_id,
-        total_bids: 0,
-        total_amount: amount("0.00")?,
-        items_won: 0,
-        total_spent: amount("0.00")?,
-        items_sold: 0,
-        last_bid_at: None,
-        updated_at: None,
-    })
-}
-
-fn amount(text: &str) -> Result<Amount> {
-    Ok(text.parse().map_err(anyhow::Error::new)?)
+    let known = figures::of(cx.tx().await?, &[user_id.0]).await?.remove(&user_id);
+    known.map_or_else(|| figures::none(user_id), Ok)
 }
 
 #[cfg(test)]
 mod tests {
+    use contracts::UserId;
     use testing::Harness;
     use uuid::Uuid;
 

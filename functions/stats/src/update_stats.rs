@@ -11,7 +11,14 @@ use contracts::{
 };
 use platform::{Cx, Function, Received, Result};
 
+use uuid::Uuid;
+
 use crate::DOMAIN;
+
+/// How many leaders can be asked for.
+const MOST: i64 = contracts::page::MOST as i64;
+/// How many more may gather before they are tidied away.
+const SLACK: i64 = 100;
 
 platform::hears! {
     /// What figures are made of.
@@ -25,7 +32,8 @@ platform::hears! {
 
 /// A consumer of [`Heard`].
 pub fn function() -> Function {
-    Function::events(DOMAIN, "update-stats", update_stats).rebuilt_from::<SnapshotBids>(&["user_figures"])
+    Function::events(DOMAIN, "update-stats", update_stats)
+        .rebuilt_from::<SnapshotBids>(&["user_figures", "leaders"])
 }
 
 async fn update_stats(cx: &mut Cx, events: Vec<Received<Heard>>) -> Result<()> {
@@ -117,57 +125,64 @@ async fn add(cx: &mut Cx, users: BTreeMap<UserId, Change>) -> Result<()> {
     )
     .execute(cx.tx().await?)
     .await?;
+    rank(cx, &ids).await
+}
+
+/// Puts those users where they belong among the leaders.
+async fn rank(cx: &mut Cx, users: &[Uuid]) -> Result<()> {
+    // Whoever reaches the hundredth is noted. In the order of the keys, so that two batches cannot wait for each other.
+    let came = sqlx::query_scalar!(
+        r#"
+        insert into leaders as leader (measure, user_id, value)
+        select measure, user_id, value
+        from user_figures cross join lateral (values
+            ('total_bids', total_bids::numeric), ('total_amount', total_amount),
+            ('items_won', items_won::numeric), ('total_spent', total_spent),
+            ('items_sold', items_sold::numeric)) as figure (measure, value)
+            left join lateral (
+                select value as least from leaders hundredth where hundredth.measure = figure.measure
+                order by hundredth.value desc, hundredth.user_id offset $2 limit 1) as hundredth on true
+        where user_id = any($1) and value > 0 and value >= coalesce(least, 0)
+        order by user_id, measure
+        on conflict (measure, user_id) do update set value = excluded.value where leader.value <> excluded.value
+        returning (xmax = 0) as "came!"
+        "#,
+        users,
+        MOST - 1,
+    )
+    .fetch_all(cx.tx().await?)
+    .await?;
+    if !came.contains(&true) {
+        return Ok(());
+    }
+    // What somebody else has locked is left for the next time.
+    sqlx::query!(
+        r#"
+        delete from leaders where (measure, user_id) in (
+            select measure, user_id from (values
+                ('total_bids'), ('total_amount'), ('items_won'), ('total_spent'), ('items_sold')) as each (measure)
+                cross join lateral (
+                    select user_id from leaders where leaders.measure = each.measure
+                    order by value desc, user_id offset $1 for update skip locked) as behind)
+        "#,
+        MOST + SLACK,
+    )
+    .execute(cx.tx().await?)
+    .await?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use contracts::{BidId, Currency, ItemId, stats::UserStats};
+    use contracts::stats::UserStats;
     use platform::Verdict;
     use testing::Harness;
-    use uuid::Uuid;
 
     use super::*;
+    use crate::fixtures::{SELLER, placed, won};
 
-    const SELLER: UserId = UserId(Uuid::from_u128(1));
     const ANN: UserId = UserId(Uuid::from_u128(2));
     const BOB: UserId = UserId(Uuid::from_u128(3));
-
-    fn placed(bidder_id: UserId, amount: &str) -> (Uuid, BidPlaced) {
-        let amount = amount.parse().unwrap();
-        let bid = BidPlaced {
-            bid_id: BidId::new(),
-            item_id: ItemId::new(),
-            seller_id: SELLER,
-            bidder_id,
-            outbid_id: None,
-            amount,
-            currency: Currency::USD,
-            seq: 1,
-            version: 2,
-            ends_at: None,
-            placed_at: Timestamp::now(),
-            current_price: amount,
-            min_next_bid: amount,
-            reserve_met: true,
-        };
-        (Uuid::now_v7(), bid)
-    }
-
-    fn won(winner_id: UserId, amount: &str) -> (Uuid, BidWon) {
-        let bid = BidWon {
-            item_id: ItemId::new(),
-            item_name: "Lamp".into(),
-            bid_id: BidId::new(),
-            winner_id,
-            seller_id: SELLER,
-            amount: amount.parse().unwrap(),
-            currency: Currency::USD,
-            seq: 1,
-            closed_at: Timestamp::now(),
-        };
-        (Uuid::now_v7(), bid)
-    }
 
     async fn figures(app: &Harness, user: UserId) -> UserStats {
         let query = contracts::stats::GetUserStats { user_id: Some(user) };

@@ -38,7 +38,7 @@ enum Command {
     Function {
         /// The domain, such as `auctions`.
         domain: Name,
-        /// The name, verb first, such as `watch-item`.
+        /// The name, verb first, such as `bookmark-item`.
         name: Name,
         /// What wakes it; the first word of the name says when missing.
         #[arg(long)]
@@ -46,7 +46,7 @@ enum Command {
         /// The events that wake it, such as `bid.placed.v1`, separated by commas.
         #[arg(long, value_delimiter = ',')]
         hears: Vec<String>,
-        /// The path under which HTTP reaches it, such as `/api/v1/items/{item_id}/watch`.
+        /// The path under which HTTP reaches it, such as `/api/v1/items/{item_id}/bookmark`.
         #[arg(long)]
         route: Option<String>,
     },

@@ -236,7 +236,7 @@ fn a_domain_finds_its_place_and_takes_functions() {
     let copy = Copy::new();
 
     assert_eq!(copy.domain("watchlists"), Ok(Vec::new()));
-    copy.function(&with_route("watchlists", "watch-item", "/api/v1/items/{item_id}/watch")).unwrap();
+    copy.function(&with_route("watchlists", "bookmark-item", "/api/v1/items/{item_id}/bookmark")).unwrap();
 
     assert_in_order(
         &copy.read("Cargo.toml"),
@@ -256,7 +256,7 @@ fn a_domain_finds_its_place_and_takes_functions() {
     let library = copy.read("functions/watchlists/src/lib.rs");
     assert_in_order(
         &library,
-        &["pub mod watch_item;", "vec![watch_item::function(), watchlists_outcome::function()]"],
+        &["pub mod bookmark_item;", "vec![bookmark_item::function(), watchlists_outcome::function()]"],
     );
     let manifest = copy.read("functions/watchlists/Cargo.toml");
     assert_in_order(
@@ -264,13 +264,13 @@ fn a_domain_finds_its_place_and_takes_functions() {
         &[
             "[dependencies]\ncontracts.workspace = true\nplatform.",
             "[dev-dependencies]\ntesting.workspace = true\ntokio.workspace = true\n",
-            "\"watch-item\"",
+            "\"bookmark-item\"",
             "\"watchlists-outcome\"",
         ],
     );
     assert_in_order(
         &copy.read("functions/edge/src/routes.rs"),
-        &["        // watchlists\n        send::<WatchItem>", "\n    ]\n"],
+        &["        // watchlists\n        send::<BookmarkItem>", "\n    ]\n"],
     );
 }
 
@@ -295,15 +295,15 @@ fn a_domain_gets_a_relay_once() {
 fn a_second_time_is_refused_and_changes_nothing() {
     let copy = Copy::new();
     copy.domain("watchlists").unwrap();
-    copy.function(&wanted("watchlists", "watch-item")).unwrap();
+    copy.function(&wanted("watchlists", "bookmark-item")).unwrap();
     let before = files(&copy.root);
 
-    let function = copy.function(&wanted("watchlists", "watch-item")).unwrap_err();
-    let elsewhere = copy.function(&wanted("stats", "watch-item")).unwrap_err();
+    let function = copy.function(&wanted("watchlists", "bookmark-item")).unwrap_err();
+    let elsewhere = copy.function(&wanted("stats", "bookmark-item")).unwrap_err();
     let domain = copy.domain("watchlists").unwrap_err();
 
     let taken = "is taken: functions/watchlists/Cargo.toml has a program or a library of that name";
-    assert_eq!((function, elsewhere), (format!("watch-item {taken}"), format!("watch-item {taken}")));
+    assert_eq!((function, elsewhere), (format!("bookmark-item {taken}"), format!("bookmark-item {taken}")));
     assert_eq!(domain, format!("watchlists {taken}"));
     assert_eq!(files(&copy.root), before);
 }
@@ -315,9 +315,9 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     let of_kind = |name: &str, kind| Wanted { kind, ..wanted("auctions", name) };
     let unheard = Wanted { hears: vec!["bid.stolen.v1".into()], ..hearing("stats", "update-streaks") };
     for (wanted, why) in [
-        (wanted("auction", "watch-item"), "there is no domain auction: there are auctions, "),
-        (wanted("auction", "watch-item"), "`just new-domain auction` makes it"),
-        (wanted("edge", "watch-item"), "there is no domain edge"),
+        (wanted("auction", "bookmark-item"), "there is no domain auction: there are auctions, "),
+        (wanted("auction", "bookmark-item"), "`just new-domain auction` makes it"),
+        (wanted("edge", "bookmark-item"), "there is no domain edge"),
         (wanted("auctions", "login"), "login is taken: functions/identity/Cargo.toml"),
         (wanted("auctions", "auctions-relay"), "auctions-relay is taken"),
         (wanted("auctions", "edge"), "edge is taken: functions/edge/Cargo.toml"),
@@ -373,7 +373,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
 #[test]
 fn the_first_word_of_a_name_says_its_kind() {
     for (name, kind) in [
-        ("watch-item", Kind::Command),
+        ("bookmark-item", Kind::Command),
         ("online-users", Kind::Command),
         ("list-bids", Kind::Query),
         ("show-item", Kind::Query),
@@ -402,7 +402,7 @@ fn what_is_written_compiles_and_passes_its_tests() {
     copy.function(&hearing("stats", "update-streaks")).unwrap();
     copy.function(&wanted("auctions", "expire-drafts")).unwrap();
     copy.domain("watchlists").unwrap();
-    copy.function(&with_route("watchlists", "watch-item", "/api/v1/items/{item_id}/watch")).unwrap();
+    copy.function(&with_route("watchlists", "bookmark-item", "/api/v1/items/{item_id}/bookmark")).unwrap();
 
     copy.cargo(&["fmt", "--all", "--", "--check"], &target);
     copy.cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &target);
@@ -411,7 +411,7 @@ fn what_is_written_compiles_and_passes_its_tests() {
         ("auctions", "get_lot_words"),
         ("stats", "update_streaks"),
         ("auctions", "expire_drafts"),
-        ("watchlists", "watch_item"),
+        ("watchlists", "bookmark_item"),
     ] {
         copy.cargo(&["test", "--package", domain, name], &target);
     }

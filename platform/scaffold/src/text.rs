@@ -489,7 +489,7 @@ mod tests {
         let check = |verb, path| check_route(table, verb, path).map_err(|error| error.to_string());
 
         assert_eq!(check("send", "/bids"), Ok(()));
-        assert_eq!(check("ask", "/items/{item_id}/watch"), Ok(()));
+        assert_eq!(check("ask", "/items/{item_id}/bookmark"), Ok(()));
         assert_eq!(check("ask", "/items/mine/{id}"), Ok(()));
         assert!(check("ask", "/bids").unwrap_err().contains("/bids is taken: ask::<A>"));
         assert!(check("ask", "/items/{id}").unwrap_err().contains("{id} is called {item_id}"));

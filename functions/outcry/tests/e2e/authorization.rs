@@ -80,9 +80,14 @@ const MATRIX: &[Row] = &[
     Row { owner: 403, ..bearer("POST", &["/api/v1/items/{item_id}/bids"], Body::Amount, 201) },
     open("GET", &["/api/v1/items/{item_id}/bids"], Body::None, 200),
     open("GET", &["/api/v1/items/{item_id}/events"], Body::None, 200),
+    bearer("PUT", &["/api/v1/items/{item_id}/watch"], Body::None, 204),
+    bearer("DELETE", &["/api/v1/items/{item_id}/watch"], Body::None, 204),
+    bearer("GET", &["/api/v1/users/me/watchlist"], Body::None, 200),
+    bearer("GET", &["/api/v1/users/me/items"], Body::None, 200),
     // stats
     open("GET", &["/api/v1/users/{user_id}/stats"], Body::None, 200),
     bearer("GET", &["/api/v1/users/me/stats"], Body::None, 200),
+    open("GET", &["/api/v1/leaderboard"], Body::None, 200),
     // Somebody else's command is not there, for an administrator neither.
     Row { owner: 200, ..bearer("GET", &["/api/v1/commands/{command_id}"], Body::None, 404) },
     // The last of those that write: whoever asked is out.

@@ -92,6 +92,8 @@ fn a_spoiled_projection_is_made_right_again_while_people_bid() {
             "update user_figures set total_bids = total_bids + 7, total_amount = 1, items_won = 5",
             "insert into user_figures (user_id, total_bids, updated_at) values (gen_random_uuid(), 9, now())",
             "delete from user_figures where user_id in (select user_id from user_figures limit 3)",
+            "delete from leaders where measure = 'total_bids'",
+            "update leaders set value = value + 1000000",
         ] {
             sqlx::query(sql).execute(&mut stats).await.unwrap();
         }
@@ -118,6 +120,14 @@ fn a_spoiled_projection_is_made_right_again_while_people_bid() {
                 .await
                 .unwrap();
         assert_eq!(strangers, 0);
+        let misplaced: i64 = sqlx::query_scalar(
+            "select count(*) from user_figures full join (select * from leaders where measure = 'total_bids') as leader
+             using (user_id) where total_bids is distinct from coalesce(value, 0)",
+        )
+        .fetch_one(&mut stats)
+        .await
+        .unwrap();
+        assert_eq!(misplaced, 0);
         let wrong: i64 = sqlx::query_scalar("select count(*) from items where name = 'wrong'")
             .fetch_one(&mut catalog)
             .await

@@ -1,0 +1,5 @@
+//! The `unwatch-item` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(auctions::unwatch_item::function())
+}

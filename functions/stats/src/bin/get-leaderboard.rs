@@ -1,0 +1,5 @@
+//! The `get-leaderboard` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(stats::get_leaderboard::function())
+}
