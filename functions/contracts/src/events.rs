@@ -9,7 +9,10 @@ use uuid::Uuid;
 
 use crate::{
     auctions::{BidPlaced, BidWon, ItemClosed, ItemCreated, ItemExtended},
-    identity::{PasswordChanged, PasswordResetRequested, SessionEnded, UserCreated},
+    identity::{
+        PasswordChanged, PasswordResetRequested, RecoveryCodeUsed, SessionEnded, TwoFactorDisabled,
+        TwoFactorEnabled, UserCreated,
+    },
 };
 
 /// An event that can be read by its name.
@@ -36,6 +39,9 @@ pub fn all() -> Vec<Known> {
         known::<SessionEnded>(),
         known::<PasswordResetRequested>(),
         known::<PasswordChanged>(),
+        known::<TwoFactorEnabled>(),
+        known::<TwoFactorDisabled>(),
+        known::<RecoveryCodeUsed>(),
         known::<ItemCreated>(),
         known::<ItemExtended>(),
         known::<ItemClosed>(),

@@ -9,11 +9,13 @@ use uuid::Uuid;
 
 mod passwords;
 mod sessions;
+mod two_factors;
 
 pub use passwords::{
     ChangePassword, PasswordChanged, PasswordResetRequested, RequestPasswordReset, ResetPassword,
 };
 pub use sessions::{EndSession, ListSessions, OpenSession, Sessions};
+pub use two_factors::*;
 
 /// A secret that is read and written but never shown.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +65,7 @@ impl Command for Register {
     const SECRET: bool = true;
 }
 
-/// Open a session with a password. One of the three names is needed.
+/// Open a session with a password; with a second factor, ask for that first. One of the three names is needed.
 #[derive(Debug, Clone, Serialize, Deserialize, Validate)]
 pub struct Login {
     /// The account's e-mail.
@@ -86,7 +88,7 @@ pub struct Login {
 impl Message for Login {
     const DOMAIN: &'static str = "identity";
     const FUNCTION: &'static str = "login";
-    type Reply = Session;
+    type Reply = LoginAnswer;
 }
 
 impl Command for Login {
@@ -260,6 +262,9 @@ pub struct Claims {
     pub sid: Uuid,
     /// The user's role.
     pub role: Role,
+    /// How the session was opened (RFC 8176): `pwd`, and `otp` with a second factor.
+    #[serde(default)]
+    pub amr: Vec<String>,
     /// Made at, in seconds since 1970.
     pub iat: i64,
     /// Ends at, in seconds since 1970.

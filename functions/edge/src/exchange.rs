@@ -11,7 +11,10 @@ use axum::{
     routing::{MethodFilter, on},
 };
 use bytes::{Bytes, BytesMut};
-use contracts::auctions::{GetItem, ListChanges};
+use contracts::{
+    auctions::{GetItem, ListChanges},
+    identity::Challenge,
+};
 use futures_util::StreamExt;
 use platform::{Answer, Command, Delivery, Message, Query, Sent, Timestamp, Trace, wire};
 use serde::Deserialize;
@@ -86,6 +89,8 @@ struct How {
     bearer: bool,
     /// The answer has a version, which is its entity tag.
     versioned: bool,
+    /// The answer may be a [`Challenge`], which is 202: something has to come before success.
+    may_ask_more: bool,
     without: &'static [&'static str],
 }
 
@@ -136,7 +141,14 @@ impl Line {
         function: Option<&'static str>,
         exchange: Exchange,
     ) -> Self {
-        let how = How { function, success: StatusCode::OK, bearer: false, versioned: false, without: &[] };
+        let how = How {
+            function,
+            success: StatusCode::OK,
+            bearer: false,
+            versioned: false,
+            may_ask_more: false,
+            without: &[],
+        };
         Self { method, paths, how, exchange, served: None }
     }
 
@@ -183,6 +195,12 @@ impl Line {
     /// The answer carries its version as `ETag`; who has that version gets 304.
     pub(crate) fn versioned(mut self) -> Self {
         self.how.versioned = true;
+        self
+    }
+
+    /// 202 when the answer is a [`Challenge`].
+    pub(crate) fn may_ask_more(mut self) -> Self {
+        self.how.may_ask_more = true;
         self
     }
 
@@ -347,7 +365,9 @@ fn answered(answer: Answer, how: How, asked: &HeaderMap) -> Result<Response, Pro
     } else if [StatusCode::NO_CONTENT, StatusCode::ACCEPTED].contains(&how.success) {
         how.success.into_response()
     } else {
-        (how.success, [(header::CONTENT_TYPE, "application/json")], answer.body).into_response()
+        let asks_more = how.may_ask_more && serde_json::from_slice::<Challenge>(&answer.body).is_ok();
+        let success = if asks_more { StatusCode::ACCEPTED } else { how.success };
+        (success, [(header::CONTENT_TYPE, "application/json")], answer.body).into_response()
     };
     if replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
@@ -467,6 +487,7 @@ mod tests {
         success: StatusCode::CREATED,
         bearer: false,
         versioned: false,
+        may_ask_more: false,
         without: &[],
     };
 

@@ -6,8 +6,9 @@ use contracts::{
     auctions::{CreateItem, GetItem, ListBids, ListMyItems, ListWatchlist, PlaceBid, UnwatchItem, WatchItem},
     catalog::ListItems,
     identity::{
-        ChangePassword, EndSession, GetJwks, GetMe, ListSessions, Login, Logout, LogoutAll, Refresh,
-        Register, RequestPasswordReset, ResetPassword,
+        Challenge2fa, ChangePassword, Disable2fa, Enable2fa, EndSession, GetJwks, GetMe, ListSessions, Login,
+        Logout, LogoutAll, Refresh, Register, RenewRecoveryCodes, RequestPasswordReset, ResetPassword,
+        Verify2fa,
     },
     stats::{GetLeaderboard, GetUserStats},
 };
@@ -20,7 +21,7 @@ pub(crate) fn table() -> Vec<Line> {
     vec![
         // identity
         send::<Register>(["/identity/register", "/register", "/api/v1/auth/register", "/api/v1/users/register"]).created(),
-        send::<Login>(["/identity/login", "/login", "/api/v1/auth/login", "/api/v1/users/login"]),
+        send::<Login>(["/identity/login", "/login", "/api/v1/auth/login", "/api/v1/users/login"]).may_ask_more(),
         ask::<GetMe>(["/identity/me", "/me", "/api/v1/users/me"]).bearer(),
         ask::<GetJwks>(["/.well-known/jwks.json"]),
         send::<Refresh>(["/identity/refresh"]),
@@ -31,6 +32,11 @@ pub(crate) fn table() -> Vec<Line> {
         send::<ChangePassword>(["/identity/password"]).put().bearer().empty(),
         send::<RequestPasswordReset>(["/identity/password/reset"]).accepted(),
         send::<ResetPassword>(["/identity/password/reset/confirm"]).empty(),
+        send::<Enable2fa>(["/identity/2fa/enable", "/2fa/enable"]).bearer(),
+        send::<Verify2fa>(["/identity/2fa/verify", "/2fa/verify"]).bearer(),
+        send::<Challenge2fa>(["/identity/2fa/challenge", "/2fa/challenge"]),
+        send::<Disable2fa>(["/identity/2fa/disable", "/2fa/disable"]).bearer().empty(),
+        send::<RenewRecoveryCodes>(["/identity/2fa/recovery-codes", "/2fa/recovery-codes"]).bearer(),
         // items and bids
         send::<CreateItem>(["/api/v1/items"]).bearer().created(),
         ask::<ListItems>(["/api/v1/items"]),

@@ -32,6 +32,21 @@ pub enum AccountRefused {
     /// The token that was sent has been used, is too old, or never was one: the caller does not learn which.
     #[error("the token is not good any more, ask for another one")]
     TokenOver,
+    /// The challenge has ended or never was one, or the code is wrong: the caller does not learn which.
+    #[error("the code is wrong or came too late, log in again if it stays so")]
+    ChallengeFailed,
+    /// What was to show that it is the owner who asks did not: the caller does not learn what was wrong.
+    #[error("the password and, with two factors, a code are needed, and right")]
+    NotProven,
+    /// The authenticator that is being enrolled shows another code.
+    #[error("the code is wrong")]
+    WrongCode,
+    /// No authenticator is being enrolled, or that was begun too long ago.
+    #[error("no authenticator is being enrolled, begin again")]
+    NoEnrolment,
+    /// There is no second factor to be changed.
+    #[error("there is no second factor")]
+    NoSecondFactor,
     /// Nobody has that e-mail.
     #[error("there is no such user")]
     NoUser,
@@ -40,9 +55,13 @@ pub enum AccountRefused {
 impl Refusal for AccountRefused {
     fn kind(&self) -> Kind {
         match self {
-            Self::EmailTaken | Self::UsernameTaken => Kind::Conflict,
-            Self::BadCredentials | Self::SessionOver | Self::TokenOver => Kind::Unauthenticated,
-            Self::WrongPassword => Kind::Forbidden,
+            Self::EmailTaken | Self::UsernameTaken | Self::NoEnrolment | Self::NoSecondFactor => {
+                Kind::Conflict
+            }
+            Self::BadCredentials | Self::SessionOver | Self::TokenOver | Self::ChallengeFailed => {
+                Kind::Unauthenticated
+            }
+            Self::WrongPassword | Self::NotProven | Self::WrongCode => Kind::Forbidden,
             Self::NoUser | Self::NoSession => Kind::NotFound,
         }
     }
@@ -50,8 +69,11 @@ impl Refusal for AccountRefused {
     fn code(&self) -> &'static str {
         match self {
             Self::EmailTaken | Self::UsernameTaken => "ALREADY_EXISTS",
-            Self::BadCredentials | Self::SessionOver | Self::TokenOver => "UNAUTHORIZED",
-            Self::WrongPassword => "FORBIDDEN",
+            Self::NoEnrolment | Self::NoSecondFactor => "CONFLICT",
+            Self::BadCredentials | Self::SessionOver | Self::TokenOver | Self::ChallengeFailed => {
+                "UNAUTHORIZED"
+            }
+            Self::WrongPassword | Self::NotProven | Self::WrongCode => "FORBIDDEN",
             Self::NoUser | Self::NoSession => "NOT_FOUND",
         }
     }

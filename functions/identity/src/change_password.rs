@@ -42,7 +42,7 @@ async fn change_password(cx: &mut Cx, change: ChangePassword) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use contracts::identity::{ListSessions, Login, Secret, Session};
+    use contracts::identity::{ListSessions, Login, LoginAnswer, Secret};
     use platform::{Error, Refused};
 
     use super::*;
@@ -51,7 +51,7 @@ mod tests {
         list_sessions, login, register,
     };
 
-    async fn log_in(app: &App, password: &str) -> Result<Session> {
+    async fn log_in(app: &App, password: &str) -> Result<LoginAnswer> {
         let by_name = Login { username: Some("john".into()), ..login(password) };
         app.call(&login::function(), &by_name).await
     }
@@ -74,7 +74,7 @@ mod tests {
         log_in(&app, PASSWORD).await.unwrap();
         let owner = app.as_user(user.id);
         let sessions = owner.ask(&list_sessions::function(), &ListSessions {}).await.unwrap().data;
-        let here = app.in_session(user.id, sessions[1].id);
+        let here = app.as_user(user.id).in_session(sessions[1].id);
 
         here.call(&function(), &change(PASSWORD, "another secret")).await.unwrap();
 

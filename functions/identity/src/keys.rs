@@ -22,11 +22,11 @@ use base64::{
 };
 use contracts::identity::{Claims, Secret, TOKEN_SECONDS, TOKEN_TYPE};
 use jsonwebtoken::{
-    Algorithm, EncodingKey, Header,
+    Algorithm, DecodingKey, EncodingKey, Header, Validation,
     jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash},
 };
 use platform::Env;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -56,7 +56,7 @@ fn default_issuer() -> String {
     "outcry".into()
 }
 
-fn default_key_file() -> PathBuf {
+pub(crate) fn default_key_file() -> PathBuf {
     ".outcry/jwt-key.pem".into()
 }
 
@@ -143,10 +143,38 @@ impl Keys {
 
     /// The access token that says this.
     pub fn sign(&self, claims: &Claims) -> anyhow::Result<Secret> {
+        self.sign_as(TOKEN_TYPE, claims)
+    }
+
+    /// The token of this type that says this.
+    pub(crate) fn sign_as(&self, kind: &str, claims: &impl Serialize) -> anyhow::Result<Secret> {
         let ring = self.ring();
         let key = ring.signer()?;
-        let token = jsonwebtoken::encode(&key.header, claims, &key.signing).context("sign a token")?;
+        let header = Header { typ: Some(kind.into()), ..key.header.clone() };
+        let token = jsonwebtoken::encode(&header, claims, &key.signing).context("sign a token")?;
         Ok(Secret(token))
+    }
+
+    /// What a token of this type for this audience says, if one of these keys signed it. Whether it has ended is for the
+    /// caller to say: tokens that are read here have a row, which tells by the stream's clock.
+    pub(crate) fn read_as<C: DeserializeOwned + Clone>(
+        &self,
+        kind: &str,
+        audience: &str,
+        token: &Secret,
+    ) -> Option<C> {
+        let head = jsonwebtoken::decode_header(&token.0).ok()?;
+        if head.typ.as_deref() != Some(kind) {
+            return None;
+        }
+        let known: JwkSet = serde_json::from_value(self.jwks()).ok()?;
+        let key = DecodingKey::from_jwk(known.find(&head.kid?)?).ok()?;
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_issuer(&[&self.issuer]);
+        validation.set_audience(&[audience]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        validation.validate_exp = false;
+        Some(jsonwebtoken::decode(&token.0, &key, &validation).ok()?.claims)
     }
 
     /// The public keys that access tokens verify with (RFC 7517): the newest, and the one before it.
@@ -323,13 +351,19 @@ pub fn rotate(env: &Env) -> anyhow::Result<String> {
     Ok(key.kid().to_owned())
 }
 
-/// Makes a key, unless another process is faster: then theirs stays. The file appears whole or not
-/// at all, because it is linked to its name only when it is complete.
+/// Makes a key, unless another process is faster: then theirs stays.
 fn make(path: &Path) -> anyhow::Result<()> {
-    let pem = new_pem()?;
+    put(path, &new_pem()?)?;
+    tracing::info!(path = %path.display(), "made a key to sign tokens with; every function of identity must read this one");
+    Ok(())
+}
+
+/// Writes a file that only its owner may read, unless there is one. It appears whole or not at all, because it is linked
+/// to its name only when it is complete.
+pub(crate) fn put(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::create_dir_all(folder_of(path))?;
     let draft = draft(path);
-    let linked = write(&draft, &pem).and_then(|()| fs::hard_link(&draft, path));
+    let linked = write(&draft, text).and_then(|()| fs::hard_link(&draft, path));
     // A draft that cannot be removed is no reason to fail: nobody reads it.
     let _ = fs::remove_file(&draft);
     match linked {
@@ -337,7 +371,6 @@ fn make(path: &Path) -> anyhow::Result<()> {
         linked => linked?,
     }
     File::open(folder_of(path))?.sync_all()?;
-    tracing::info!(path = %path.display(), "made a key to sign tokens with; every function of identity must read this one");
     Ok(())
 }
 

@@ -9,15 +9,21 @@
 //! * no token is stored: an access token is signed and ends after ten minutes, a refresh token is
 //!   computed from its session's row with a key that is not in the database;
 //! * a refresh token is good once, and a session that was ended opens nothing a second later;
+//! * with a second factor a password alone opens nothing: each code is good once, wrong ones are counted, and what
+//!   makes codes is stored sealed, with a key that is not in the database;
 //! * whoever has the public keys ([`get_jwks`]) can check an access token without asking.
 //!
-//! The rules are in [`account`], the keys in [`keys`], the hashing in [`password`].
+//! The rules are in [`account`] and [`totp`], the keys in [`keys`] and [`seed`], the hashing in [`password`].
 
 use platform::{Function, database::Database};
 use sqlx::migrate::Migrator;
 
 pub mod account;
+mod challenge;
+pub mod challenge_2fa;
 pub mod change_password;
+pub mod disable_2fa;
+pub mod enable_2fa;
 pub mod end_session;
 pub mod find_user;
 #[cfg(test)]
@@ -35,10 +41,15 @@ pub mod password;
 pub mod policy;
 pub mod refresh;
 pub mod register;
+pub mod renew_recovery_codes;
 pub mod request_password_reset;
 pub mod reset_password;
+mod second_factor;
+pub mod seed;
 mod session;
 mod store;
+pub mod totp;
+pub mod verify_2fa;
 
 /// The name of the domain, of its database and of its relay.
 pub const DOMAIN: &str = "identity";
@@ -62,6 +73,11 @@ pub fn functions() -> Vec<Function> {
         change_password::function(),
         request_password_reset::function(),
         reset_password::function(),
+        enable_2fa::function(),
+        verify_2fa::function(),
+        challenge_2fa::function(),
+        disable_2fa::function(),
+        renew_recovery_codes::function(),
         identity_outcome::function(),
     ]
 }

@@ -30,7 +30,7 @@ async fn list_sessions(cx: &mut Cx, _: ListSessions) -> Result<Sessions> {
 mod tests {
     use std::time::Duration;
 
-    use contracts::identity::{LogoutAll, Register, Session};
+    use contracts::identity::{LogoutAll, Register};
     use platform::Timestamp;
 
     use super::*;
@@ -39,9 +39,9 @@ mod tests {
         login, logout_all, register,
     };
 
-    async fn log_in(app: &App) -> Session {
+    async fn log_in(app: &App) {
         let by_name = contracts::identity::Login { username: Some("john".into()), ..login(PASSWORD) };
-        app.call(&login::function(), &by_name).await.unwrap()
+        app.call(&login::function(), &by_name).await.unwrap();
     }
 
     #[tokio::test]
@@ -54,7 +54,7 @@ mod tests {
         let list = async |app: &testing::Harness| app.ask(&function(), &ListSessions {}).await.unwrap().data;
 
         let seen = list(&app.as_user(owner.id)).await;
-        let inside = list(&app.in_session(owner.id, seen[1].id)).await;
+        let inside = list(&app.as_user(owner.id).in_session(seen[1].id)).await;
 
         assert!(seen[0].created_at > seen[1].created_at && seen[0].expires_at > seen[0].created_at);
         assert_eq!(seen.iter().map(|seen| seen.current).collect::<Vec<_>>(), [false, false]);

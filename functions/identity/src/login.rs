@@ -1,15 +1,18 @@
-//! `login`: open a session with a password.
+//! `login`: open a session with a password. With a second factor it opens nothing but a challenge, which
+//! [`challenge_2fa`](crate::challenge_2fa) takes with a code.
 //!
 //! Refuses with [`AccountRefused::BadCredentials`], whether the name or the password is wrong.
 
-use contracts::identity::{Login, Session};
+use contracts::identity::{Login, LoginAnswer};
 use platform::{Cx, Function, Result};
 
 use crate::{
     account::{AccountRefused, Name},
+    challenge,
     keys::Keys,
     password::{self, Match},
-    session, store,
+    session::{self, Proof},
+    store,
 };
 
 /// The function.
@@ -17,7 +20,7 @@ pub fn function() -> Function {
     Function::command(login).needs::<Keys>(Keys::load)
 }
 
-async fn login(cx: &mut Cx, login: Login) -> Result<Session> {
+async fn login(cx: &mut Cx, login: Login) -> Result<LoginAnswer> {
     let name = Name::of(&login)?;
     let slot = password::slot().await?;
     let (user, stored) = store::find(&mut *cx.connection().await?, name).await?.unzip();
@@ -36,7 +39,10 @@ async fn login(cx: &mut Cx, login: Login) -> Result<Session> {
         .execute(cx.tx().await?)
         .await?;
     }
-    session::open(cx, user).await
+    if user.two_factor_enabled {
+        return Ok(LoginAnswer::Challenge(challenge::open(cx, &user).await?));
+    }
+    Ok(LoginAnswer::Session(session::open(cx, user, Proof::Password).await?.into()))
 }
 
 #[cfg(test)]
@@ -78,7 +84,7 @@ mod tests {
             named("john", PASSWORD),
             named("JOHN@test.com", PASSWORD),
         ] {
-            let session = app.call(&function(), &login).await.unwrap();
+            let session = app.call(&function(), &login).await.unwrap().session().unwrap();
             assert_eq!(session.user, user, "{login:?}");
         }
 

@@ -46,7 +46,7 @@ mod tests {
         let app = app().await;
         let one = app.call(&register::function(), &john()).await.unwrap();
         let by_name = contracts::identity::Login { username: Some("john".into()), ..login(PASSWORD) };
-        let other = app.call(&login::function(), &by_name).await.unwrap();
+        let other = app.call(&login::function(), &by_name).await.unwrap().session().unwrap();
         let john = app.as_user(one.user.id);
 
         for _ in 0..2 {

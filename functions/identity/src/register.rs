@@ -12,7 +12,8 @@ use crate::{
     keys::Keys,
     password,
     policy::Policy,
-    session, store,
+    session::{self, Proof},
+    store,
 };
 
 /// The function.
@@ -47,7 +48,7 @@ async fn register(cx: &mut Cx, new: Register) -> Result<Session> {
         name: user.name.clone(),
         created_at: now,
     })?;
-    session::open(cx, user).await
+    session::open(cx, user, Proof::Password).await
 }
 
 #[cfg(test)]
@@ -179,7 +180,8 @@ mod tests {
         let session = app.with_key("once").call(&function(), &john()).await.unwrap();
         let login =
             contracts::identity::Login { username: Some("john".into()), ..crate::fixtures::login(PASSWORD) };
-        let second = app.with_key("twice").call(&crate::login::function(), &login).await.unwrap();
+        let second =
+            app.with_key("twice").call(&crate::login::function(), &login).await.unwrap().session().unwrap();
 
         let tables: Vec<String> = sqlx::query_scalar(
             "select format('%I.%I', table_schema, table_name) from information_schema.tables

@@ -65,6 +65,7 @@ pub(crate) struct Stored {
     pub(crate) rotated_at: Timestamp,
     pub(crate) expires_at: Timestamp,
     revoked_at: Option<Timestamp>,
+    two_factors: bool,
 }
 
 /// What a refresh token of a session is good for.
@@ -96,6 +97,11 @@ impl Stored {
         }
     }
 
+    /// The methods that opened it, as RFC 8176 calls them.
+    fn opened_by(&self) -> impl Iterator<Item = &'static str> {
+        ["pwd"].into_iter().chain(self.two_factors.then_some("otp"))
+    }
+
     /// The session as its owner gets it.
     fn issue(&self, keys: &Keys, user: User, now: Timestamp) -> Result<Session> {
         let token = keys.sign(&Claims {
@@ -104,6 +110,7 @@ impl Stored {
             sub: user.id,
             sid: self.id,
             role: user.role,
+            amr: self.opened_by().map(str::to_owned).collect(),
             iat: now.unix_seconds(),
             exp: (now + TOKEN).unix_seconds(),
         })?;
@@ -117,8 +124,17 @@ impl Stored {
     }
 }
 
+/// What a session is opened with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// A password alone.
+    Password,
+    /// A password, and a code after it.
+    TwoFactors,
+}
+
 /// Opens a session of this user.
-pub(crate) async fn open(cx: &mut Cx, user: User) -> Result<Session> {
+pub(crate) async fn open(cx: &mut Cx, user: User, proof: Proof) -> Result<Session> {
     let (keys, now) = (cx.resource::<Keys>()?, cx.now());
     let stored = Stored {
         id: Uuid::now_v7(),
@@ -129,16 +145,18 @@ pub(crate) async fn open(cx: &mut Cx, user: User) -> Result<Session> {
         rotated_at: now,
         expires_at: now + SESSION,
         revoked_at: None,
+        two_factors: proof == Proof::TwoFactors,
     };
     sqlx::query!(
-        "insert into sessions (id, user_id, generation, salt, created_at, rotated_at, expires_at)
-         values ($1, $2, $3, $4, $5, $5, $6)",
+        "insert into sessions (id, user_id, generation, salt, created_at, rotated_at, expires_at, two_factors)
+         values ($1, $2, $3, $4, $5, $5, $6, $7)",
         stored.id,
         stored.user_id.0,
         stored.generation,
         stored.salt,
         now as Timestamp,
         stored.expires_at as Timestamp,
+        stored.two_factors,
     )
     .execute(cx.tx().await?)
     .await?;
@@ -160,7 +178,8 @@ pub(crate) async fn lock(cx: &mut Cx, token: &Secret) -> Result<(Stored, i32)> {
 pub(crate) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<Option<Stored>> {
     let stored = sqlx::query_as!(
         Stored,
-        r#"select id, user_id as "user_id: UserId", generation, salt, created_at, rotated_at, expires_at, revoked_at
+        r#"select id, user_id as "user_id: UserId", generation, salt, created_at, rotated_at, expires_at, revoked_at,
+               two_factors
            from sessions where id = $1 for update"#,
         id,
     )
@@ -173,7 +192,8 @@ pub(crate) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<Option<Store
 pub(crate) async fn open_ones(tx: &mut PgConnection, user: UserId, now: Timestamp) -> Result<Vec<Stored>> {
     let open = sqlx::query_as!(
         Stored,
-        r#"select id, user_id as "user_id: UserId", generation, salt, created_at, rotated_at, expires_at, revoked_at
+        r#"select id, user_id as "user_id: UserId", generation, salt, created_at, rotated_at, expires_at, revoked_at,
+               two_factors
            from sessions
            where user_id = $1 and revoked_at is null and expires_at > $2 and rotated_at > $3
            order by rotated_at desc, id desc limit $4"#,
@@ -208,6 +228,20 @@ pub(crate) async fn issue(cx: &mut Cx, stored: &Stored) -> Result<Session> {
     let found = store::find(cx.tx().await?, Name::Id(stored.user_id)).await?;
     let (user, _) = found.context("a session has an account")?;
     stored.issue(&keys, user, now)
+}
+
+/// Whether the caller's session was opened less than `age` ago. One that is not known was not.
+pub(crate) async fn is_younger(cx: &mut Cx, age: Duration) -> Result<bool> {
+    let (caller, since) = (cx.caller()?, cx.now() - age);
+    let found = sqlx::query_scalar!(
+        "select id from sessions where id = $1 and user_id = $2 and revoked_at is null and created_at > $3",
+        caller.session,
+        caller.id.0,
+        since as Timestamp,
+    )
+    .fetch_optional(cx.tx().await?)
+    .await?;
+    Ok(found.is_some())
 }
 
 /// Whose sessions end.
@@ -262,6 +296,7 @@ mod tests {
             rotated_at: now - Duration::from_secs(seconds),
             expires_at: now + Duration::from_secs(1),
             revoked_at: None,
+            two_factors: false,
         };
         change(&mut stored);
         stored.standing(generation, now, GRACE)

@@ -134,6 +134,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("REFRESH_GRACE_SECS", "0 to 60 seconds", "10"),
     ("PASSWORD_BLOCKLIST", "on or off", "on"),
     ("JWT_KEY_FILE", "the path of an Ed25519 key in PEM", ".outcry/jwt-key.pem"),
+    ("TWO_FACTOR_KEY_FILE", "the path of a file with 32 bytes in base64", ".outcry/two-factor-key"),
     ("OUTCRY_DATA", "a folder", ".outcry"),
     ("CORS_ORIGINS", "origins separated by commas", "https://outcry.example"),
     ("EDGE_KEY", "at least 32 characters", "the output of `openssl rand -hex 32`"),

@@ -174,11 +174,10 @@ impl Harness {
         Self { caller, ..self.clone() }
     }
 
-    /// The same platform, seen by this user in one of their sessions.
+    /// The same caller, in this session.
     #[must_use]
-    pub fn in_session(&self, id: UserId, session: Uuid) -> Self {
-        let caller = Some(Caller { id, role: Role::User, session: Some(session) });
-        Self { caller, ..self.clone() }
+    pub fn in_session(&self, session: Uuid) -> Self {
+        Self { caller: self.caller.map(|caller| Caller { session: Some(session), ..caller }), ..self.clone() }
     }
 
     /// The same platform, where messages are stamped with this time.

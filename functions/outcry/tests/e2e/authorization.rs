@@ -41,6 +41,8 @@ enum Body {
     Passwords,
     /// Made up.
     ResetToken,
+    /// The password of whoever asks, and what is no code and no challenge.
+    SecondFactor,
     /// Nothing to say, as JSON.
     Empty,
 }
@@ -70,6 +72,12 @@ const MATRIX: &[Row] = &[
     open("POST", &["/identity/password/reset"], Body::Credentials, 202),
     // Who was sent nothing.
     open("POST", &["/identity/password/reset/confirm"], Body::ResetToken, 401),
+    // Nobody here has a second factor; two_factors.rs shows what those get who do.
+    open("POST", &["/identity/2fa/challenge", "/2fa/challenge"], Body::SecondFactor, 401),
+    bearer("POST", &["/identity/2fa/enable", "/2fa/enable"], Body::SecondFactor, 200),
+    bearer("POST", &["/identity/2fa/verify", "/2fa/verify"], Body::SecondFactor, 403),
+    bearer("POST", &["/identity/2fa/disable", "/2fa/disable"], Body::SecondFactor, 409),
+    bearer("POST", &["/identity/2fa/recovery-codes", "/2fa/recovery-codes"], Body::SecondFactor, 409),
     bearer("GET", &["/identity/me", "/me", "/api/v1/users/me"], Body::None, 200),
     open("GET", &["/.well-known/jwks.json"], Body::None, 200),
     // items and bids
@@ -202,6 +210,7 @@ impl Cast {
             Body::RefreshToken => json!({ "refresh_token": self.refresh_tokens[who] }),
             Body::Passwords => json!({ "current_password": PASSWORD, "new_password": PASSWORD }),
             Body::ResetToken => json!({ "token": format!("{}.x", Uuid::now_v7()), "new_password": PASSWORD }),
+            Body::SecondFactor => json!({ "password": PASSWORD, "code": "none", "challenge": "none" }),
             Body::Empty => json!({}),
         })
     }

@@ -1,0 +1,5 @@
+//! The `disable-2fa` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(identity::disable_2fa::function())
+}
