@@ -456,6 +456,23 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_read_only_as_what_it_is() {
+        let (keys, claims) =
+            (known(), serde_json::json!({ "iss": "outcry", "aud": "2fa", "sub": "x", "exp": 1 }));
+        let read = |kind, audience, token: &Secret| keys.read_as::<Value>(kind, audience, token).is_some();
+        let token = keys.sign_as("2fa+jwt", &claims).unwrap();
+
+        assert!(read("2fa+jwt", "2fa", &token));
+        assert!(!read(TOKEN_TYPE, "2fa", &token), "of another type");
+        assert!(!read("2fa+jwt", "auction-api", &token), "for others");
+        let body = token.0.split('.').nth(1).unwrap();
+        let changed = URL_SAFE_NO_PAD.encode(claims.to_string().replace("\"x\"", "\"y\""));
+        assert!(!read("2fa+jwt", "2fa", &Secret(token.0.replace(body, &changed))), "changed");
+        let elsewhere = Keys { issuer: "elsewhere".into(), ..known() };
+        assert!(elsewhere.read_as::<Value>("2fa+jwt", "2fa", &token).is_none(), "of another platform");
+    }
+
+    #[test]
     fn processes_that_start_at_once_agree_on_one_key() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/jwt-key.pem");

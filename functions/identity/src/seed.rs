@@ -70,16 +70,16 @@ impl SeedKey {
     pub(crate) fn seal(&self, user: UserId, seed: &[u8]) -> anyhow::Result<Vec<u8>> {
         let nonce: [u8; NONCE] = rand::random();
         let payload = Payload { msg: seed, aad: user.0.as_bytes() };
-        let sealed = self.0.encrypt(XNonce::from_slice(&nonce), payload);
+        let sealed = self.0.encrypt(&XNonce::from(nonce), payload);
         let sealed = sealed.map_err(|_| anyhow::anyhow!("a seed cannot be sealed"))?;
         Ok([&nonce[..], &sealed].concat())
     }
 
     /// The seed that was sealed for this account.
     pub(crate) fn open(&self, user: UserId, stored: &[u8]) -> anyhow::Result<Vec<u8>> {
-        let (nonce, sealed) = stored.split_at_checked(NONCE).context("a stored seed is too short")?;
+        let (nonce, sealed) = stored.split_first_chunk::<NONCE>().context("a stored seed is too short")?;
         let payload = Payload { msg: sealed, aad: user.0.as_bytes() };
-        let seed = self.0.decrypt(XNonce::from_slice(nonce), payload);
+        let seed = self.0.decrypt(&XNonce::from(*nonce), payload);
         seed.map_err(|_| anyhow::anyhow!("a stored seed was sealed with another key, or for somebody else"))
     }
 }

@@ -2,7 +2,8 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, prelude::*};
 
 use crate::config::{Config, LogFormat, Mode};
 
@@ -14,7 +15,8 @@ pub fn init(config: &Config) {
         Mode::Production => LogFormat::Json,
     };
     let colours = std::io::stderr().is_terminal();
-    let registry = tracing_subscriber::registry().with(EnvFilter::new(filter));
+    let registry =
+        tracing_subscriber::registry().with(EnvFilter::new(filter)).with(filter_fn(tells_no_payload));
     // Who reads the log may end before us; then there is nobody left to tell, and saying so would panic.
     let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     // A second start in one process (tests) keeps the first.
@@ -22,4 +24,9 @@ pub fn init(config: &Config) {
         LogFormat::Pretty => registry.with(lines.with_ansi(colours).with_target(false)).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
+}
+
+/// Whatever RUST_LOG asks for: at this level the client of NATS tells whole messages, and some carry passwords.
+fn tells_no_payload(said: &Metadata<'_>) -> bool {
+    *said.level() != Level::TRACE || !said.target().starts_with("async_nats")
 }

@@ -4,6 +4,7 @@
 
 mod authorization;
 mod bench;
+mod canary;
 mod full;
 mod gate;
 mod killed;
@@ -11,6 +12,7 @@ mod passwords;
 mod replay;
 mod sessions;
 mod split;
+mod two_factors;
 mod users;
 
 use std::{
