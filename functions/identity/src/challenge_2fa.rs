@@ -198,7 +198,9 @@ mod tests {
         let LoginAnswer::Challenge(told) = john.log_in(30).await else { panic!("no challenge") };
         assert_eq!(told.expires_in, 300);
         let challenge = told.challenge;
-        let forged = Secret(format!("{}A", &challenge.0[..challenge.0.len() - 1]));
+        let (said, signed) = challenge.0.rsplit_once('.').unwrap();
+        let first = if signed.starts_with('A') { 'B' } else { 'A' };
+        let forged = Secret(format!("{said}.{first}{}", &signed[1..]));
         let changed = {
             let parts: Vec<&str> = challenge.0.split('.').collect();
             let mut claims: Value =
