@@ -4,7 +4,6 @@
 //! of each; pages neither repeat nor skip items because others changed; any text may be searched for.
 //! The listing follows the authority by a moment. The domain says nothing itself, so it has no relay.
 
-mod cursor;
 #[cfg(test)]
 mod fixtures;
 pub mod list_items;

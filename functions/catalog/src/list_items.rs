@@ -4,6 +4,7 @@ use contracts::{
     Amount, ItemId, Page, Timestamp, UserId,
     auctions::{Item, ItemStatus},
     catalog::{ItemSort, ListItems},
+    cursor,
     page::PageInfo,
 };
 use platform::{Cx, Function, Refused, Result};
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
-use crate::{cursor, words};
+use crate::words;
 
 /// How far members are counted: an exact number of many is worth less than it costs.
 const MOST_COUNTED: i64 = 10_000;

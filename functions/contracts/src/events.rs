@@ -11,7 +11,7 @@ use crate::{
     auctions::{BidPlaced, BidWon, ItemClosed, ItemCreated, ItemExtended},
     identity::{
         PasswordChanged, PasswordResetRequested, RecoveryCodeUsed, SessionEnded, TwoFactorDisabled,
-        TwoFactorEnabled, UserCreated,
+        TwoFactorEnabled, UserCreated, UserDeleted, UserUpdated,
     },
 };
 
@@ -36,6 +36,8 @@ pub struct Payload {
 pub fn all() -> Vec<Known> {
     vec![
         known::<UserCreated>(),
+        known::<UserUpdated>(),
+        known::<UserDeleted>(),
         known::<SessionEnded>(),
         known::<PasswordResetRequested>(),
         known::<PasswordChanged>(),

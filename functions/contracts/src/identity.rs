@@ -10,12 +10,17 @@ use uuid::Uuid;
 mod passwords;
 mod sessions;
 mod two_factors;
+mod users;
 
 pub use passwords::{
     ChangePassword, PasswordChanged, PasswordResetRequested, RequestPasswordReset, ResetPassword,
 };
 pub use sessions::{EndSession, ListSessions, OpenSession, Sessions};
 pub use two_factors::*;
+pub use users::{
+    DeleteUser, GetUser, GrantAdmin, ListUsers, Profile, PublicUser, RevokeAdmin, UpdateUser, UserDeleted,
+    UserUpdated,
+};
 
 /// A secret that is read and written but never shown.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,8 +132,12 @@ pub struct User {
     pub last_name: String,
     /// What they may do.
     pub role: Role,
+    /// Whether they may log in.
+    pub is_active: bool,
     /// Whether a second factor is asked for at login.
     pub two_factor_enabled: bool,
+    /// Counts the account's changes; 1 is as registered.
+    pub version: i64,
     /// When the account was made.
     pub created_at: Timestamp,
     /// When it was changed last.

@@ -4,6 +4,7 @@
 
 pub mod auctions;
 pub mod catalog;
+pub mod cursor;
 pub mod events;
 mod id;
 pub mod identity;

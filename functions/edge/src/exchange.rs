@@ -6,7 +6,7 @@ use axum::{
     Router,
     body::{Body, HttpBody},
     extract::{FromRequestParts, RawPathParams, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
@@ -192,7 +192,7 @@ impl Line {
         self
     }
 
-    /// The answer carries its version as `ETag`; who has that version gets 304.
+    /// The answer carries its version as `ETag`, if it has one; who has that version gets 304.
     pub(crate) fn versioned(mut self) -> Self {
         self.how.versioned = true;
         self
@@ -244,6 +244,9 @@ async fn send_command<C: Command>(app: &App, how: How, request: Request) -> Resu
     let body = tokio::time::timeout(BODY_WITHIN, read_json(&parts.headers, body, largest::<C>()))
         .await
         .map_err(|_| Problem::request_timeout())??;
+    // What is deleted stands in the path.
+    let is_bare = body.is_empty() && parts.method == Method::DELETE;
+    let body = if is_bare { Bytes::from_static(b"{}") } else { body };
     let command: C = decode::json(&given(&path, how), &body)?;
     let request = platform::Request { caller, trace: trace(&mut parts), idempotency_key };
     let client = parts.extensions.get().copied();
@@ -389,11 +392,15 @@ fn undecided(token: &str) -> serde_json::Value {
 fn versioned(body: Bytes, asked: &HeaderMap) -> Response {
     #[derive(Deserialize)]
     struct Versioned {
-        version: i64,
+        version: Option<i64>,
     }
     let Ok(Versioned { version }) = serde_json::from_slice(&body) else {
-        tracing::error!("an answer has no version");
+        tracing::error!("an answer that should have a version is no object");
         return Problem::internal().into_response();
+    };
+    let Some(version) = version else {
+        // Only a part is shown to this caller.
+        return (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response();
     };
     let tag = format!("\"{version}\"");
     let known = asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());

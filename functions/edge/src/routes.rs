@@ -6,9 +6,9 @@ use contracts::{
     auctions::{CreateItem, GetItem, ListBids, ListMyItems, ListWatchlist, PlaceBid, UnwatchItem, WatchItem},
     catalog::ListItems,
     identity::{
-        Challenge2fa, ChangePassword, Disable2fa, Enable2fa, EndSession, GetJwks, GetMe, ListSessions, Login,
-        Logout, LogoutAll, Refresh, Register, RenewRecoveryCodes, RequestPasswordReset, ResetPassword,
-        Verify2fa,
+        Challenge2fa, ChangePassword, DeleteUser, Disable2fa, Enable2fa, EndSession, GetJwks, GetMe, GetUser,
+        ListSessions, ListUsers, Login, Logout, LogoutAll, Refresh, Register, RenewRecoveryCodes,
+        RequestPasswordReset, ResetPassword, UpdateUser, Verify2fa,
     },
     stats::{GetLeaderboard, GetUserStats},
 };
@@ -37,6 +37,10 @@ pub(crate) fn table() -> Vec<Line> {
         send::<Challenge2fa>(["/identity/2fa/challenge", "/2fa/challenge"]),
         send::<Disable2fa>(["/identity/2fa/disable", "/2fa/disable"]).bearer().empty(),
         send::<RenewRecoveryCodes>(["/identity/2fa/recovery-codes", "/2fa/recovery-codes"]).bearer(),
+        ask::<ListUsers>(["/api/v1/users"]).bearer(),
+        ask::<GetUser>(["/api/v1/users/{user_id}"]).bearer().versioned(),
+        send::<UpdateUser>(["/api/v1/users/{user_id}"]).put().bearer(),
+        send::<DeleteUser>(["/api/v1/users/{user_id}"]).delete().bearer().empty(),
         // items and bids
         send::<CreateItem>(["/api/v1/items"]).bearer().created(),
         ask::<ListItems>(["/api/v1/items"]),

@@ -1,7 +1,7 @@
 //! The rules of an account. Pure: no database, no clock, no chance; what they need comes in.
 
-use contracts::identity::{Login, Register};
-use platform::{Kind, Refusal, Refused, UserId, error::Field};
+use contracts::identity::{Login, Profile, PublicUser, Register, UpdateUser, User};
+use platform::{Caller, Kind, Refusal, Refused, Role, UserId, error::Field};
 
 /// How many names are tried for somebody who did not choose one.
 const SUGGESTIONS: usize = 5;
@@ -47,21 +47,34 @@ pub enum AccountRefused {
     /// There is no second factor to be changed.
     #[error("there is no second factor")]
     NoSecondFactor,
-    /// Nobody has that e-mail.
+    /// Nobody has that e-mail or that id.
     #[error("there is no such user")]
     NoUser,
+    /// It is somebody else's account.
+    #[error("only its owner and administrators may change an account")]
+    NotYours,
+    /// Who may log in is not for its owner to say.
+    #[error("only administrators may say whether an account is active")]
+    OnlyAdmins,
+    /// Nobody would be left who could make another one over HTTP.
+    #[error("this is the last administrator: make another one first")]
+    LastAdmin,
 }
 
 impl Refusal for AccountRefused {
     fn kind(&self) -> Kind {
         match self {
-            Self::EmailTaken | Self::UsernameTaken | Self::NoEnrolment | Self::NoSecondFactor => {
-                Kind::Conflict
-            }
+            Self::EmailTaken
+            | Self::UsernameTaken
+            | Self::NoEnrolment
+            | Self::NoSecondFactor
+            | Self::LastAdmin => Kind::Conflict,
             Self::BadCredentials | Self::SessionOver | Self::TokenOver | Self::ChallengeFailed => {
                 Kind::Unauthenticated
             }
-            Self::WrongPassword | Self::NotProven | Self::WrongCode => Kind::Forbidden,
+            Self::WrongPassword | Self::NotProven | Self::WrongCode | Self::NotYours | Self::OnlyAdmins => {
+                Kind::Forbidden
+            }
             Self::NoUser | Self::NoSession => Kind::NotFound,
         }
     }
@@ -69,11 +82,13 @@ impl Refusal for AccountRefused {
     fn code(&self) -> &'static str {
         match self {
             Self::EmailTaken | Self::UsernameTaken => "ALREADY_EXISTS",
-            Self::NoEnrolment | Self::NoSecondFactor => "CONFLICT",
+            Self::NoEnrolment | Self::NoSecondFactor | Self::LastAdmin => "CONFLICT",
             Self::BadCredentials | Self::SessionOver | Self::TokenOver | Self::ChallengeFailed => {
                 "UNAUTHORIZED"
             }
-            Self::WrongPassword | Self::NotProven | Self::WrongCode => "FORBIDDEN",
+            Self::WrongPassword | Self::NotProven | Self::WrongCode | Self::NotYours | Self::OnlyAdmins => {
+                "FORBIDDEN"
+            }
             Self::NoUser | Self::NoSession => "NOT_FOUND",
         }
     }
@@ -139,6 +154,60 @@ impl Names {
     }
 }
 
+/// The account as this caller may see it.
+pub fn seen_by(caller: Caller, user: User) -> Profile {
+    if may_act_for(caller, user.id).is_ok() {
+        return Profile::Whole(user);
+    }
+    let User { id, username, name, created_at, .. } = user;
+    Profile::Public(PublicUser { id, username, name, created_at })
+}
+
+/// Everybody acts for themselves, and administrators for all.
+pub fn may_act_for(caller: Caller, user: UserId) -> Result<(), AccountRefused> {
+    if caller.id == user || caller.role == Role::Admin { Ok(()) } else { Err(AccountRefused::NotYours) }
+}
+
+/// The account with what was given in place of what it had. The name shown to others follows from its parts when one of
+/// them was given, and from the user name when there is nothing else.
+pub fn changed(user: &User, update: UpdateUser) -> User {
+    let UpdateUser { user_id: _, first_name, last_name, username, email, is_active } = update;
+    let is_named = first_name.is_some() || last_name.is_some();
+    let part =
+        |given: Option<String>, had: &str| given.map_or_else(|| had.to_owned(), |new| tidy(Some(&new)));
+    let mut changed = User {
+        first_name: part(first_name, &user.first_name),
+        last_name: part(last_name, &user.last_name),
+        username: username.unwrap_or_else(|| user.username.clone()),
+        email: email.unwrap_or_else(|| user.email.clone()),
+        is_active: is_active.unwrap_or(user.is_active),
+        ..user.clone()
+    };
+    if is_named {
+        changed.name = tidy(Some(&format!("{} {}", changed.first_name, changed.last_name)));
+    }
+    if changed.name.is_empty() || changed.name == user.username {
+        changed.name.clone_from(&changed.username);
+    }
+    changed
+}
+
+/// The account of somebody who is gone. Nobody can register these names, so that nobody can be in their way.
+pub fn pseudonymous(user: User) -> User {
+    let pseudonym = format!("deleted~{}", user.id);
+    User {
+        email: pseudonym.clone(),
+        username: pseudonym,
+        name: "Deleted user".into(),
+        first_name: String::new(),
+        last_name: String::new(),
+        role: Role::User,
+        is_active: false,
+        two_factor_enabled: false,
+        ..user
+    }
+}
+
 /// The user names to try in order: the chosen one, or else some made from the e-mail, each with a
 /// part of `chance` so that two people called `jo` at different domains do not collide.
 pub fn usernames(register: &Register, mut chance: impl FnMut() -> u32) -> Vec<String> {
@@ -172,8 +241,67 @@ fn tidy(text: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use contracts::Timestamp;
+    use uuid::Uuid;
+
     use super::*;
     use crate::fixtures::john;
+
+    fn jane() -> User {
+        let now = Timestamp::now();
+        User {
+            id: UserId(Uuid::from_u128(7)),
+            email: "jane@test.com".into(),
+            username: "jane".into(),
+            name: "Jane Roe".into(),
+            first_name: "Jane".into(),
+            last_name: "Roe".into(),
+            role: Role::Admin,
+            is_active: true,
+            two_factor_enabled: true,
+            version: 3,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    fn update(members: serde_json::Value) -> UpdateUser {
+        let mut update = serde_json::json!({ "user_id": jane().id });
+        update.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        serde_json::from_value(update).unwrap()
+    }
+
+    #[test]
+    fn the_name_shown_to_others_follows_from_its_parts() {
+        use serde_json::json;
+
+        let named = |user: &User, members| changed(user, update(members)).name;
+        assert_eq!(named(&jane(), json!({})), "Jane Roe");
+        assert_eq!(named(&jane(), json!({ "last_name": " Doe " })), "Jane Doe");
+        assert_eq!(named(&jane(), json!({ "first_name": "" })), "Roe");
+        assert_eq!(named(&jane(), json!({ "first_name": "", "last_name": "\0" })), "jane");
+        assert_eq!(named(&jane(), json!({ "username": "jr" })), "Jane Roe");
+        let nameless =
+            User { name: "jane".into(), first_name: String::new(), last_name: String::new(), ..jane() };
+        assert_eq!(named(&nameless, json!({ "username": "jr" })), "jr");
+        let jane = jane();
+        assert_eq!(changed(&jane, update(json!({}))), jane);
+    }
+
+    #[test]
+    fn nobody_can_register_what_a_deleted_account_is_called() {
+        let gone = pseudonymous(jane());
+
+        for register in [
+            Register { username: Some(gone.username.clone()), ..john() },
+            Register { email: gone.email.clone(), ..john() },
+        ] {
+            assert!(platform::Message::check(&register).is_err(), "{register:?}");
+        }
+        let shown = format!("{gone:?}");
+        assert!(!["jane", "Jane", "Roe"].iter().any(|name| shown.contains(name)), "{shown}");
+        assert_eq!((gone.role, gone.is_active, gone.two_factor_enabled), (Role::User, false, false));
+    }
 
     fn names(name: Option<&str>, first: Option<&str>, last: Option<&str>) -> (String, String, String) {
         let names = Names::of(&Register {

@@ -8,6 +8,7 @@ use platform::{Cx, Function, Refused, Result};
 
 use crate::{
     account::{AccountRefused, Name},
+    challenge,
     password::{self, Match},
     policy::Policy,
     session::{self, Ended},
@@ -32,6 +33,8 @@ async fn change_password(cx: &mut Cx, change: ChangePassword) -> Result<()> {
     }
     cx.resource::<Policy>()?.check("new_password", &change.new_password, &[&user.email, &user.username])?;
     let hash = password::slot().await?.hash(change.new_password).await?;
+    // Before the account, as whoever answers one locks them.
+    challenge::end_all_of(cx, user.id).await?;
     // Of two changes at once the second one's current password is not current any more.
     if !store::set_password(cx, user.id, Some(&stored), &hash).await? {
         return Err(AccountRefused::WrongPassword.into());

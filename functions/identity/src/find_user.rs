@@ -17,9 +17,9 @@ pub fn function() -> Function {
 }
 
 async fn find_user(cx: &mut Cx, query: FindUser) -> Result<User> {
-    let found = store::find(cx.tx().await?, Name::Email(&query.email)).await?;
-    let (user, _) = found.ok_or(AccountRefused::NoUser)?;
-    Ok(user)
+    let found = store::account(cx.tx().await?, Name::Email(&query.email)).await?;
+    let account = found.filter(|account| !account.is_deleted).ok_or(AccountRefused::NoUser)?;
+    Ok(account.user)
 }
 
 #[cfg(test)]

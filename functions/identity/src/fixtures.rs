@@ -3,7 +3,8 @@
 use std::{ops::Deref, time::Duration};
 
 use contracts::identity::{
-    Challenge2fa, Enable2fa, GetMe, Login, LoginAnswer, Register, Secret, Session, User, Verify2fa,
+    Challenge2fa, Enable2fa, GetMe, GrantAdmin, Login, LoginAnswer, Register, Secret, Session, User,
+    Verify2fa,
 };
 use platform::{Answer, Env, Timestamp};
 use tempfile::TempDir;
@@ -60,6 +61,27 @@ pub(crate) fn john() -> Register {
 /// A login that names nobody yet.
 pub(crate) fn login(password: &str) -> Login {
     Login { email: None, username: None, username_or_email: None, password: Secret(password.into()) }
+}
+
+pub(crate) fn jane() -> Register {
+    Register {
+        email: "jane@test.com".into(),
+        username: Some("jane".into()),
+        first_name: Some("Jane".into()),
+        ..john()
+    }
+}
+
+/// Somebody who has registered.
+pub(crate) async fn person(app: &App, who: Register) -> User {
+    app.call(&crate::register::function(), &who).await.unwrap().user
+}
+
+/// Somebody who was made an administrator.
+pub(crate) async fn admin(app: &App) -> User {
+    let root = Register { email: "root@test.com".into(), username: Some("root".into()), ..john() };
+    let email = person(app, root).await.email;
+    app.call(&crate::grant_admin::function(), &GrantAdmin { email }).await.unwrap()
 }
 
 /// John, who has an authenticator. Times are seconds after the step began in which he enrolled it.

@@ -11,6 +11,8 @@
 //! * a refresh token is good once, and a session that was ended opens nothing a second later;
 //! * with a second factor a password alone opens nothing: each code is good once, wrong ones are counted, and what
 //!   makes codes is stored sealed, with a key that is not in the database;
+//! * an account that was deactivated or deleted opens nothing a second later; a deleted one keeps its id and loses its
+//!   names, which are free again;
 //! * whoever has the public keys ([`get_jwks`]) can check an access token without asking.
 //!
 //! The rules are in [`account`] and [`totp`], the keys in [`keys`] and [`seed`], the hashing in [`password`].
@@ -21,7 +23,9 @@ use sqlx::migrate::Migrator;
 pub mod account;
 mod challenge;
 pub mod challenge_2fa;
+mod change;
 pub mod change_password;
+pub mod delete_user;
 pub mod disable_2fa;
 pub mod enable_2fa;
 pub mod end_session;
@@ -30,10 +34,13 @@ pub mod find_user;
 mod fixtures;
 pub mod get_jwks;
 pub mod get_me;
+pub mod get_user;
+pub mod grant_admin;
 pub mod identity_outcome;
 pub mod keys;
 pub mod list_ended_sessions;
 pub mod list_sessions;
+pub mod list_users;
 pub mod login;
 pub mod logout;
 pub mod logout_all;
@@ -44,12 +51,15 @@ pub mod register;
 pub mod renew_recovery_codes;
 pub mod request_password_reset;
 pub mod reset_password;
+pub mod revoke_admin;
 mod second_factor;
 pub mod seed;
 mod session;
 mod store;
 pub mod totp;
+pub mod update_user;
 pub mod verify_2fa;
+mod words;
 
 /// The name of the domain, of its database and of its relay.
 pub const DOMAIN: &str = "identity";
@@ -78,6 +88,12 @@ pub fn functions() -> Vec<Function> {
         challenge_2fa::function(),
         disable_2fa::function(),
         renew_recovery_codes::function(),
+        list_users::function(),
+        get_user::function(),
+        update_user::function(),
+        delete_user::function(),
+        grant_admin::function(),
+        revoke_admin::function(),
         identity_outcome::function(),
     ]
 }

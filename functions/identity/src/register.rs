@@ -36,7 +36,9 @@ async fn register(cx: &mut Cx, new: Register) -> Result<Session> {
         first_name,
         last_name,
         role: Role::User,
+        is_active: true,
         two_factor_enabled: false,
+        version: 1,
         created_at: now,
         updated_at: now,
     };

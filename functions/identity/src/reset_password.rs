@@ -8,6 +8,7 @@ use platform::{Cx, Function, Result, Timestamp, UserId};
 
 use crate::{
     account::{AccountRefused, Name},
+    challenge,
     keys::{self, Keys},
     password,
     policy::Policy,
@@ -54,7 +55,11 @@ async fn reset_password(cx: &mut Cx, ResetPassword { token, new_password }: Rese
     if used.rows_affected() == 0 {
         return Err(AccountRefused::TokenOver.into());
     }
-    store::set_password(cx, user.id, None, &hash).await?;
+    // Before the account, as whoever answers one locks them.
+    challenge::end_all_of(cx, user.id).await?;
+    if !store::set_password(cx, user.id, None, &hash).await? {
+        return Err(AccountRefused::TokenOver.into());
+    }
     session::end(cx, Ended::AllOf(user.id)).await?;
     cx.emit(&PasswordChanged { user_id: user.id, email: user.email, reset: true, changed_at: now })
 }

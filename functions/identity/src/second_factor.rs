@@ -181,7 +181,7 @@ impl SecondFactor {
     async fn switch(&self, cx: &mut Cx, on: bool) -> Result<()> {
         let now = cx.now();
         sqlx::query!(
-            "update users set two_factor_enabled = $2, updated_at = $3 where id = $1",
+            "update users set two_factor_enabled = $2, updated_at = $3, version = version + 1 where id = $1",
             self.user_id.0,
             on,
             now as Timestamp,

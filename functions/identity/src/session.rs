@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use contracts::identity::{AUDIENCE, Claims, Secret, Session, SessionEnded, TOKEN_SECONDS, User};
 use platform::{Caller, Cx, Env, Result, Timestamp, UserId};
 use serde::Deserialize;
@@ -133,7 +132,7 @@ pub(crate) enum Proof {
     TwoFactors,
 }
 
-/// Opens a session of this user.
+/// Opens a session of this user, unless the account was deactivated or deleted meanwhile.
 pub(crate) async fn open(cx: &mut Cx, user: User, proof: Proof) -> Result<Session> {
     let (keys, now) = (cx.resource::<Keys>()?, cx.now());
     let stored = Stored {
@@ -147,9 +146,15 @@ pub(crate) async fn open(cx: &mut Cx, user: User, proof: Proof) -> Result<Sessio
         revoked_at: None,
         two_factors: proof == Proof::TwoFactors,
     };
-    sqlx::query!(
-        "insert into sessions (id, user_id, generation, salt, created_at, rotated_at, expires_at, two_factors)
-         values ($1, $2, $3, $4, $5, $5, $6, $7)",
+    // Whoever deactivates or deletes the account, or changes its role, at the same time is waited for: a session that was
+    // opened just before is ended with the others, and one that comes after finds nobody, or the new role.
+    let role = sqlx::query_scalar!(
+        "with account as (select id, role from users where id = $2 and is_active and deleted_at is null for share),
+         opened as (
+             insert into sessions (id, user_id, generation, salt, created_at, rotated_at, expires_at, two_factors)
+             select $1, id, $3, $4, $5, $5, $6, $7 from account
+         )
+         select role from account",
         stored.id,
         stored.user_id.0,
         stored.generation,
@@ -158,8 +163,10 @@ pub(crate) async fn open(cx: &mut Cx, user: User, proof: Proof) -> Result<Sessio
         stored.expires_at as Timestamp,
         stored.two_factors,
     )
-    .execute(cx.tx().await?)
-    .await?;
+    .fetch_optional(cx.tx().await?)
+    .await?
+    .ok_or(AccountRefused::BadCredentials)?;
+    let user = User { role: store::role(&role), ..user };
     stored.issue(&keys, user, now)
 }
 
@@ -226,7 +233,7 @@ pub(crate) async fn rotate(cx: &mut Cx, stored: &mut Stored) -> Result<()> {
 pub(crate) async fn issue(cx: &mut Cx, stored: &Stored) -> Result<Session> {
     let (keys, now) = (cx.resource::<Keys>()?, cx.now());
     let found = store::find(cx.tx().await?, Name::Id(stored.user_id)).await?;
-    let (user, _) = found.context("a session has an account")?;
+    let (user, _) = found.ok_or(AccountRefused::SessionOver)?;
     stored.issue(&keys, user, now)
 }
 

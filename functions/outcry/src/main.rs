@@ -13,7 +13,7 @@ use outcry::{
 };
 use platform::{Config, Env, Wakes, database};
 
-use crate::command_line::{bench, call, dlq, emit, join, replay, run, say, verify};
+use crate::command_line::{admin, bench, call, dlq, emit, join, replay, run, say, verify};
 
 /// An auction marketplace built as small functions on NATS JetStream.
 #[derive(Parser)]
@@ -88,6 +88,16 @@ enum Command {
         /// The Idempotency-Key of a command.
         #[arg(long)]
         key: Option<String>,
+    },
+    /// Make somebody an administrator, from their next token on: the first one, as nobody else can.
+    GrantAdmin {
+        /// Who registered with this e-mail.
+        email: String,
+    },
+    /// Take that role from somebody, at once; not from the last one.
+    RevokeAdmin {
+        /// Who registered with this e-mail.
+        email: String,
     },
     /// Publish a sample of an event, with a fresh id; without a name, list the events.
     Emit {
@@ -168,6 +178,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Call { function, body, caller, key }) => {
             call::call(&function, &body, caller.as_deref(), key).await
         }
+        Some(Command::GrantAdmin { email }) => admin::grant(email).await,
+        Some(Command::RevokeAdmin { email }) => admin::revoke(email).await,
         Some(Command::Emit { event, changes }) => emit::emit(event.as_deref(), &changes).await,
         Some(Command::Dlq(what)) => dlq::run(what).await,
         Some(Command::Replay { consumer }) => replay::replay(&consumer).await,

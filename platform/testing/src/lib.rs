@@ -180,6 +180,13 @@ impl Harness {
         Self { caller: self.caller.map(|caller| Caller { session: Some(session), ..caller }), ..self.clone() }
     }
 
+    /// The same platform, seen by this administrator.
+    #[must_use]
+    pub fn as_admin(&self, id: UserId) -> Self {
+        let caller = Some(Caller { id, role: Role::Admin, session: None });
+        Self { caller, ..self.clone() }
+    }
+
     /// The same platform, where messages are stamped with this time.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> Self {

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, bail};
 use contracts::identity::User;
-use platform::{Answer, Bus, Caller, Request, Sender, Sent, Trace, Wakes, wire};
+use platform::{Answer, Bus, Caller, Request, Sender, Trace, Wakes, wire};
 use serde_json::json;
 
-use super::{join, pretty, say};
+use super::{decided, join, pretty, say};
 
 /// Calls a function with a JSON body, on behalf of the user with this e-mail, as the operator may. A refusal is shown
 /// and is an error of the command.
@@ -35,14 +35,7 @@ pub(crate) async fn call(
         Wakes::Command { .. } => {
             let request = Request { caller, trace, idempotency_key: key };
             let sender = Sender::start(bus.clone()).await?;
-            match sender.call(&function, body.to_string().as_bytes(), &request).await? {
-                Sent::Answered(answer) => answer,
-                Sent::Pending(id) => {
-                    bail!("not decided within the deadline; it is in the stream under the id {id}")
-                }
-                Sent::TimedOut => bail!("not decided within the deadline; it may have been done, or not"),
-                Sent::Unavailable(why) => bail!("not stored: {why}"),
-            }
+            decided(sender.call(&function, body.to_string().as_bytes(), &request).await?)?
         }
         Wakes::Events(names) => {
             bail!("{name} is woken by events: `outcry emit {}`", names.join("` or `outcry emit "))

@@ -1,5 +1,6 @@
 //! What the command line does with a platform that runs.
 
+pub(crate) mod admin;
 pub(crate) mod bench;
 pub(crate) mod call;
 pub(crate) mod dlq;
@@ -10,8 +11,8 @@ pub(crate) mod verify;
 
 use std::{io::Write, time::Duration};
 
-use anyhow::ensure;
-use platform::{Bus, Config, Env, permissions::OPERATOR};
+use anyhow::{bail, ensure};
+use platform::{Answer, Bus, Config, Env, Sent, permissions::OPERATOR};
 
 /// For people, so on standard output; log lines go to standard error.
 pub(crate) fn say(line: &str) {
@@ -29,6 +30,16 @@ pub(crate) async fn join() -> anyhow::Result<(Env, Bus)> {
         config.nats_address()
     );
     Ok((env, bus))
+}
+
+/// The answer to a command, if it was decided in time.
+pub(crate) fn decided(sent: Sent) -> anyhow::Result<Answer> {
+    match sent {
+        Sent::Answered(answer) => Ok(answer),
+        Sent::Pending(id) => bail!("not decided within the deadline; it is in the stream under the id {id}"),
+        Sent::TimedOut => bail!("not decided within the deadline; it may have been done, or not"),
+        Sent::Unavailable(why) => bail!("not stored: {why}"),
+    }
 }
 
 /// JSON as people read it; other text as it is.

@@ -1,20 +1,23 @@
 //! Where a page ended, as callers carry it to the next one: opaque, and good for the same order only.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use contracts::catalog::ItemSort;
 use platform::{Refused, error::Field};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-/// The place after the item with this id, whose place in the order follows from `key`.
-pub(crate) fn encode(sort: ItemSort, key: &impl Serialize, id: Uuid) -> serde_json::Result<String> {
+/// The place after the member with this id, whose place in the order follows from `key`.
+pub fn encode<S: Serialize>(sort: S, key: &impl Serialize, id: Uuid) -> serde_json::Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&(sort, key, id))?))
 }
 
 /// Reads a place back; refuses one of another order, and what is none.
-pub(crate) fn decode<K: DeserializeOwned>(sort: ItemSort, cursor: &str) -> Result<(K, Uuid), Refused> {
+pub fn decode<S, K>(sort: S, cursor: &str) -> Result<(K, Uuid), Refused>
+where
+    S: DeserializeOwned + PartialEq,
+    K: DeserializeOwned,
+{
     let json = URL_SAFE_NO_PAD.decode(cursor).unwrap_or_default();
-    match serde_json::from_slice::<(ItemSort, K, Uuid)>(&json) {
+    match serde_json::from_slice::<(S, K, Uuid)>(&json) {
         Ok((of, key, id)) if of == sort => Ok((key, id)),
         _ => Err(unknown()),
     }
@@ -27,9 +30,8 @@ fn unknown() -> Refused {
 
 #[cfg(test)]
 mod tests {
-    use contracts::{Amount, Timestamp};
-
     use super::*;
+    use crate::{Amount, Timestamp, catalog::ItemSort};
 
     const ID: Uuid = Uuid::from_u128(7);
 
@@ -57,7 +59,7 @@ mod tests {
         for cursor in
             [&newest, &cheapest, &not_a_price, "", "x", "12", "===", "bnVsbA", &format!("{newest}x")]
         {
-            let refused = decode::<Amount>(ItemSort::PriceDesc, cursor).unwrap_err();
+            let refused = decode::<_, Amount>(ItemSort::PriceDesc, cursor).unwrap_err();
 
             assert_eq!((refused.status, refused.code.as_ref()), (400, "INVALID_INPUT"), "{cursor}");
             assert!(refused.details.unwrap().starts_with("cursor: "), "{cursor}");
