@@ -5,8 +5,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use contracts::identity::GrantAdmin;
 use outcry::launch::Platform;
-use platform::{Timestamp, Trace};
+use platform::{Sender, Sent, Timestamp, Trace};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -45,6 +46,10 @@ enum Body {
     SecondFactor,
     /// Nothing to say, as JSON.
     Empty,
+    /// A part of a name.
+    Name,
+    /// Nothing, about an account of its own: it is gone afterwards.
+    Gone,
 }
 
 /// A route that answers everybody alike.
@@ -80,6 +85,11 @@ const MATRIX: &[Row] = &[
     bearer("POST", &["/identity/2fa/recovery-codes", "/2fa/recovery-codes"], Body::SecondFactor, 409),
     bearer("GET", &["/identity/me", "/me", "/api/v1/users/me"], Body::None, 200),
     open("GET", &["/.well-known/jwks.json"], Body::None, 200),
+    // How much is shown is another test's matter.
+    bearer("GET", &["/api/v1/users"], Body::None, 200),
+    bearer("GET", &["/api/v1/users/{user_id}"], Body::None, 200),
+    Row { other: 403, ..bearer("PUT", &["/api/v1/users/{user_id}"], Body::Name, 200) },
+    Row { other: 403, ..bearer("DELETE", &["/api/v1/users/{user_id}"], Body::Gone, 204) },
     // items and bids
     bearer("POST", &["/api/v1/items"], Body::Item, 201),
     open("GET", &["/api/v1/items"], Body::None, 200),
@@ -126,7 +136,13 @@ const PASSWORD: &str = "secret123";
 /// Who asks, in the order of the columns.
 const WHO: [&str; 4] = ["anonymous", "owner", "other", "admin"];
 
+const OWNER: usize = 1;
+
 impl Row {
+    fn method(&self) -> Method {
+        Method::from_bytes(self.method.as_bytes()).unwrap()
+    }
+
     fn expected(&self) -> [u16; 4] {
         [self.anonymous, self.owner, self.other, self.admin]
     }
@@ -191,12 +207,12 @@ impl Cast {
             .replace("{user_id}", &self.who[1].id)
             .replace("{command_id}", &self.command)
             .replace("{session_id}", &self.session);
-        self.who[who].request(Method::from_bytes(row.method.as_bytes()).unwrap(), &path)
+        self.who[who].request(row.method(), &path)
     }
 
     fn body(&self, row: &Row, who: usize) -> Option<Value> {
         Some(match row.body {
-            Body::None => return None,
+            Body::None | Body::Gone => return None,
             Body::Person => {
                 json!({ "email": format!("{}@example.com", Uuid::new_v4().simple()), "password": PASSWORD })
             }
@@ -212,10 +228,16 @@ impl Cast {
             Body::ResetToken => json!({ "token": format!("{}.x", Uuid::now_v7()), "new_password": PASSWORD }),
             Body::SecondFactor => json!({ "password": PASSWORD, "code": "none", "challenge": "none" }),
             Body::Empty => json!({}),
+            Body::Name => json!({ "first_name": "Ann" }),
         })
     }
 
     async fn ask(&self, row: &Row, path: &str, who: usize) -> Seen {
+        if matches!(row.body, Body::Gone) {
+            let owner = Visitor::new(&self.who[0].url, "leaver").await;
+            let asking = if who == OWNER { &owner } else { &self.who[who] };
+            return seen(asking.request(row.method(), &path.replace("{user_id}", &owner.id))).await;
+        }
         let request = self.request(row, path, who);
         let request = match self.body(row, who) {
             Some(body) => request.json(&body),
@@ -245,7 +267,7 @@ fn text(body: &Value, member: &str) -> String {
     body[member].as_str().unwrap().to_owned()
 }
 
-async fn email_of(who: &Visitor) -> String {
+pub(crate) async fn email_of(who: &Visitor) -> String {
     who.get("/me").await.body["email"].as_str().unwrap().to_owned()
 }
 
@@ -256,18 +278,17 @@ async fn seen(request: RequestBuilder) -> Seen {
     if is_endless { Seen { status, headers, body: Value::Null } } else { see(response).await }
 }
 
-/// Somebody who was made an administrator in the database, as there is no other way yet.
-async fn admin(platform: &Platform) -> Visitor {
+/// Somebody whom the operator made an administrator.
+pub(crate) async fn admin(platform: &Platform) -> Visitor {
     let mut admin = Visitor::new(&platform.url, "admin").await;
-    let options = platform::database::options(&platform.env, "identity").unwrap();
-    let pool = platform::database::pool(&platform.env.read().unwrap(), options, "a test");
-    let id: Uuid = admin.id.parse().unwrap();
-    let made = sqlx::query("update users set role = 'admin' where id = $1").bind(id).execute(&pool).await;
-    assert_eq!(made.unwrap().rows_affected(), 1);
-    let credentials = json!({ "email": email_of(&admin).await, "password": PASSWORD });
-    let session = admin.post("/login", credentials).await;
+    let email = email_of(&admin).await;
+    let sender = Sender::start(testing::connect(&nats_of(platform)).await).await.unwrap();
+    let request = platform::Request { caller: None, trace: Trace::start(), idempotency_key: None };
+    let sent = sender.send(&GrantAdmin { email: email.clone() }, &request).await.unwrap();
+    assert!(matches!(&sent, Sent::Answered(answer) if answer.is_accepted()), "{sent:?}");
+    let session = admin.post("/login", json!({ "email": email, "password": PASSWORD })).await;
     assert_eq!(session.body["user"]["role"], "admin", "{}", session.body);
-    admin.token = Some(session.body["token"].as_str().unwrap().to_owned());
+    admin.token = Some(text(&session.body, "token"));
     admin
 }
 

@@ -14,6 +14,7 @@ mod sessions;
 mod split;
 mod two_factors;
 mod users;
+mod users_story;
 
 use std::{
     future::Future,
