@@ -18,8 +18,8 @@ pub use passwords::{
 pub use sessions::{EndSession, ListSessions, OpenSession, Sessions};
 pub use two_factors::*;
 pub use users::{
-    DeleteUser, GetUser, GrantAdmin, ListUsers, Profile, PublicUser, RevokeAdmin, UpdateUser, UserDeleted,
-    UserUpdated,
+    DeleteUser, GetUser, GrantAdmin, ListUsers, Profile, PublicUser, RevokeAdmin, SnapshotUsers, UpdateUser,
+    UserDeleted, UserUpdated,
 };
 
 /// A secret that is read and written but never shown.

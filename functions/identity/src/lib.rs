@@ -55,6 +55,7 @@ pub mod revoke_admin;
 mod second_factor;
 pub mod seed;
 mod session;
+pub mod snapshot_users;
 mod store;
 pub mod totp;
 pub mod update_user;
@@ -94,6 +95,7 @@ pub fn functions() -> Vec<Function> {
         delete_user::function(),
         grant_admin::function(),
         revoke_admin::function(),
+        snapshot_users::function(),
         identity_outcome::function(),
     ]
 }

@@ -1,6 +1,6 @@
 //! `update-stats`: keep each user's figures in step with what happens.
 //!
-//! Reacts to [`BidPlaced`] and [`BidWon`]. Plain additions are safe: the runner counts each event
+//! Reacts to [`UserCreated`], [`BidPlaced`] and [`BidWon`]. Plain additions are safe: the runner counts each event
 //! once, in the same transaction.
 
 use std::collections::BTreeMap;
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use contracts::{
     Timestamp, UserId,
     auctions::{BidPlaced, BidWon, SnapshotBids},
+    identity::{SnapshotUsers, UserCreated},
 };
 use platform::{Cx, Function, Received, Result};
 
@@ -23,6 +24,8 @@ const SLACK: i64 = 100;
 platform::hears! {
     /// What figures are made of.
     pub enum Heard {
+        /// Begins somebody's figures, with zeros.
+        UserCreated(UserCreated),
         /// Counts for its bidder.
         BidPlaced(BidPlaced),
         /// Counts for the winner and for the seller.
@@ -34,6 +37,7 @@ platform::hears! {
 pub fn function() -> Function {
     Function::events(DOMAIN, "update-stats", update_stats)
         .rebuilt_from::<SnapshotBids>(&["user_figures", "leaders"])
+        .and_from::<SnapshotUsers>()
 }
 
 async fn update_stats(cx: &mut Cx, events: Vec<Received<Heard>>) -> Result<()> {
@@ -41,6 +45,10 @@ async fn update_stats(cx: &mut Cx, events: Vec<Received<Heard>>) -> Result<()> {
     let mut users: BTreeMap<UserId, Change> = BTreeMap::new();
     for event in events {
         match event.message {
+            // Whoever bid before this was heard has figures already, and they stay what they are.
+            Heard::UserCreated(user) => {
+                users.entry(user.user_id).or_default();
+            }
             Heard::BidPlaced(bid) => {
                 let change = users.entry(bid.bidder_id).or_default();
                 change.bids += 1;
@@ -202,6 +210,33 @@ mod tests {
         assert_eq!((ann.items_won, ann.total_spent.to_string()), (1, "10.10".into()));
         assert!(ann.last_bid_at.is_some());
         assert_eq!((seller.items_sold, seller.total_bids, seller.last_bid_at), (1, 0, None));
+    }
+
+    #[tokio::test]
+    async fn who_registers_has_zeros_and_who_was_faster_keeps_their_figures() {
+        let app = Harness::start(crate::database()).await;
+        let created = |user_id| {
+            let user = UserCreated {
+                user_id,
+                email: "ann@test.com".into(),
+                username: "ann".into(),
+                name: "Ann".into(),
+                created_at: Timestamp::now(),
+            };
+            (Uuid::now_v7(), user)
+        };
+        app.deliver(&function(), &[placed(BOB, "20")]).await;
+        assert_eq!(figures(&app, ANN).await.updated_at, None);
+
+        let again = created(ANN);
+        for events in [&[again.clone(), created(BOB)][..], &[again]] {
+            assert!(app.deliver(&function(), events).await.iter().all(|verdict| *verdict == Verdict::Done));
+        }
+
+        let (ann, bob) = (figures(&app, ANN).await, figures(&app, BOB).await);
+        assert_eq!((ann.total_bids, ann.total_amount.to_string(), ann.last_bid_at), (0, "0.00".into(), None));
+        assert!(ann.updated_at.is_some(), "there is a row");
+        assert_eq!((bob.total_bids, bob.total_amount.to_string()), (1, "20.00".into()));
     }
 
     #[tokio::test]

@@ -124,14 +124,27 @@ pub struct Spec {
 }
 
 /// How a consumer's projection is made anew.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Rebuild {
     /// All the tables that its handler writes, and nobody else does.
     pub tables: &'static [&'static str],
-    /// The domain that knows what is projected.
+    /// Who knows what is projected; each tells all of its part.
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// Who knows what is projected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The domain.
     pub authority: &'static str,
-    /// The query of that domain that tells all of it, page by page.
-    pub snapshot: &'static str,
+    /// Its query that tells all of it, page by page.
+    pub query: &'static str,
+}
+
+impl Snapshot {
+    fn of<Q: Query>() -> Self {
+        Self { authority: Q::DOMAIN, query: Q::FUNCTION }
+    }
 }
 
 /// What wakes a function.
@@ -325,8 +338,18 @@ impl Function {
     /// what it had not heard.
     #[must_use]
     pub fn rebuilt_from<Q: Query<Reply = SnapshotPage>>(self, tables: &'static [&'static str]) -> Self {
-        let rebuild = Rebuild { tables, authority: Q::DOMAIN, snapshot: Q::FUNCTION };
+        let rebuild = Rebuild { tables, snapshots: vec![Snapshot::of::<Q>()] };
         self.with(|spec| spec.rebuild = Some(rebuild))
+    }
+
+    /// Of a consumer that hears several authorities: what this one tells belongs to it as well.
+    #[must_use]
+    pub fn and_from<Q: Query<Reply = SnapshotPage>>(self) -> Self {
+        self.with(|spec| {
+            if let Some(rebuild) = &mut spec.rebuild {
+                rebuild.snapshots.push(Snapshot::of::<Q>());
+            }
+        })
     }
 
     /// How many transactions of one replica run at once, and how many messages each may hold.

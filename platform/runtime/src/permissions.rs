@@ -102,8 +102,10 @@ impl Rights {
         }
         if let Some(rebuild) = &spec.rebuild {
             rights.may_answer(&format!("replay.{name}"), name);
-            rights.may_say(wire::query_subject(rebuild.authority, rebuild.snapshot));
-            rights.may_say(format!("published.{}", rebuild.authority));
+            for snapshot in &rebuild.snapshots {
+                rights.may_say(wire::query_subject(snapshot.authority, snapshot.query));
+                rights.may_say(format!("published.{}", snapshot.authority));
+            }
             let reader = replay::reader(name);
             for api in ["CREATE", "DELETE", "MSG.NEXT"] {
                 rights.may_call(&format!("CONSUMER.{api}.{EVENTS}.{reader}"));

@@ -1,11 +1,12 @@
-//! Makes a projection anew from what its authority knows, while its consumer goes on.
+//! Makes a projection anew from what its authority knows, or several of them, while its consumer goes on.
 //!
 //! The rebuild works in tables of its own, beside the live ones, and takes their place in one transaction:
 //! nobody ever reads an empty or a half table. Every event counts once, although the authority's snapshot and
 //! the stream overlap:
 //!
 //! 1. The end of the stream is noted, then the snapshot is read, page by page. What the stream held by then had
-//!    been committed before, so the snapshot tells it: events up to the noted place are contained.
+//!    been committed before, so the snapshot tells it: events up to the noted place are contained. Of several
+//!    authorities each tells its own events, so it is as if one told all.
 //! 2. For every thing the snapshot tells all events up to a version, and that version is noted. Of the events
 //!    behind the noted place those up to their thing's version are contained, and the others are applied.
 //! 3. The relay of the authority is asked until it has published all that had been said when the snapshot
@@ -43,7 +44,7 @@ use crate::{
     bus::{Bus, Session},
     dead_letter,
     error::{Outage, Result, is_outage},
-    function::{Fact, Rebuild},
+    function::{Fact, Rebuild, Snapshot},
     invoke::Work,
     runner,
     service::Service,
@@ -361,7 +362,7 @@ struct Rebuilding<'a> {
 impl<'a> Rebuilding<'a> {
     /// Makes empty tables like the live ones, and notes where the stream ends.
     async fn prepare(live: &'a Host, bus: &'a Bus) -> anyhow::Result<Self> {
-        let plan = live.spec().rebuild.context("it keeps no projection that could be rebuilt")?;
+        let plan = live.spec().rebuild.clone().context("it keeps no projection that could be rebuilt")?;
         // The same names in another schema, and only there: the handler runs as it is, and what it writes beside the
         // declared tables is an error.
         let options = live.pool.connect_options().as_ref().clone().options([("search_path", "rebuild")]);
@@ -402,9 +403,13 @@ impl<'a> Rebuilding<'a> {
 
     async fn run(&mut self) -> anyhow::Result<()> {
         self.step("reading the snapshot").await?;
-        self.read_snapshot().await?;
+        for snapshot in self.plan.snapshots.clone() {
+            self.read_snapshot(snapshot).await?;
+        }
         self.step("waiting for the relay").await?;
-        self.wait_for_relay().await?;
+        for snapshot in &self.plan.snapshots {
+            self.wait_for_relay(snapshot.authority).await?;
+        }
         self.step("reading the stream").await?;
         let first = self.settled.max(0) + 1;
         let mut reader = Reader::open(self.bus, self.live, u64::try_from(first)?).await?;
@@ -452,10 +457,10 @@ impl<'a> Rebuilding<'a> {
         Ok(())
     }
 
-    async fn read_snapshot(&mut self) -> anyhow::Result<()> {
+    async fn read_snapshot(&mut self, snapshot: Snapshot) -> anyhow::Result<()> {
         let mut after = None;
         loop {
-            let page = self.page(after.as_deref()).await?;
+            let page = self.page(snapshot, after.as_deref()).await?;
             let told: Vec<Delivery> = page.events.into_iter().map(delivered).collect();
             let mut cx = self.begin();
             self.relive(&mut cx, &told, ToldBy::Snapshot).await?;
@@ -469,11 +474,11 @@ impl<'a> Rebuilding<'a> {
         }
     }
 
-    async fn page(&self, after: Option<&str>) -> anyhow::Result<SnapshotPage> {
-        let Rebuild { authority, snapshot, .. } = self.plan;
+    async fn page(&self, snapshot: Snapshot, after: Option<&str>) -> anyhow::Result<SnapshotPage> {
+        let Snapshot { authority, query } = snapshot;
         let mut asked = 0;
         loop {
-            let subject = wire::query_subject(authority, snapshot);
+            let subject = wire::query_subject(authority, query);
             let answer = self.bus.request(subject, &json!({ "after": after }), None, &Trace::start()).await;
             match answer.and_then(|answer| answer.parse()) {
                 Ok(page) => return Ok(page),
@@ -483,15 +488,14 @@ impl<'a> Rebuilding<'a> {
                 }
                 Err(error) => {
                     let asked = anyhow::Error::from(error);
-                    return Err(asked.context(format!("ask {snapshot} of {authority}: is it running?")));
+                    return Err(asked.context(format!("ask {query} of {authority}: is it running?")));
                 }
             }
         }
     }
 
     /// Waits until the stream has everything that had been said when the snapshot ended.
-    async fn wait_for_relay(&self) -> anyhow::Result<()> {
-        let authority = self.plan.authority;
+    async fn wait_for_relay(&self, authority: &str) -> anyhow::Result<()> {
         let deadline = Instant::now() + RELAY_PATIENCE;
         let mut up_to = None;
         loop {

@@ -123,7 +123,7 @@ fn pulled(host: &Arc<Host>, bus: &Bus, stream: &str, stop: &CancellationToken) -
     if stream == wire::CREDENTIALS {
         return service;
     }
-    let service = match spec.rebuild {
+    let service = match &spec.rebuild {
         Some(_) => replay::serve(service, host, bus, stop),
         None => service,
     };

@@ -1,7 +1,7 @@
 //! Accounts as others see them, and how they change and go.
 
 use garde::Validate;
-use platform::{Command, Event, Message, Query, Refused, Role, Timestamp, UserId};
+use platform::{Command, Event, Message, Query, Refused, Role, Timestamp, UserId, replay::SnapshotPage};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -167,6 +167,23 @@ impl Message for RevokeAdmin {
 }
 
 impl Command for RevokeAdmin {}
+
+/// Tell every account, page by page: for projections that are made anew.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
+pub struct SnapshotUsers {
+    /// Where the page before ended.
+    #[serde(default)]
+    #[garde(skip)]
+    pub after: Option<String>,
+}
+
+impl Message for SnapshotUsers {
+    const DOMAIN: &'static str = "identity";
+    const FUNCTION: &'static str = "snapshot-users";
+    type Reply = SnapshotPage;
+}
+
+impl Query for SnapshotUsers {}
 
 /// An account changed: its names, its e-mail, its role, or whether it may be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

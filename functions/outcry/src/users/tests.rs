@@ -138,11 +138,13 @@ fn sayings(specs: &[&Spec]) -> Vec<(String, Vec<String>)> {
             said.push((format!("events.{event}.x"), one(&format!("{domain}-relay"))));
             said.push((format!("live.{event}.x"), Vec::new()));
         }
-        if let Some(rebuild) = spec.rebuild {
+        if let Some(rebuild) = &spec.rebuild {
             let reader = format!("CONSUMER.CREATE.EVENTS.rebuild-{name}");
             said.push((format!("$JS.API.{reader}"), one(name)));
-            let snapshot = format!("qry.{}.{}", rebuild.authority, rebuild.snapshot);
-            said.push((snapshot, vec![name.to_owned(), "edge".to_owned()]));
+            for snapshot in &rebuild.snapshots {
+                let snapshot = format!("qry.{}.{}", snapshot.authority, snapshot.query);
+                said.push((snapshot, vec![name.to_owned(), "edge".to_owned()]));
+            }
         }
         said.push((format!("_INBOX.{name}.x"), Vec::new()));
     }

@@ -1385,8 +1385,9 @@ fn one_place_tells_how_every_part_of_the_platform_goes() {
         assert_eq!((requests("place-bid", "ok"), requests("place-bid", "refused")), (1.0, 2.0));
         // item.created, bid.placed, item.closed, bid.won.
         assert_eq!(requests("auctions-relay", "ok"), 4.0);
-        assert_eq!((requests("update-stats", "ok"), requests("update-stats", "broken")), (2.0, 1.0));
-        assert_eq!(told.value("event_lag_seconds_count", &[("consumer", "update-stats")]), 2.0);
+        // Two users, a bid and a sale.
+        assert_eq!((requests("update-stats", "ok"), requests("update-stats", "broken")), (4.0, 1.0));
+        assert_eq!(told.value("event_lag_seconds_count", &[("consumer", "update-stats")]), 4.0);
         let route = [("route", "/api/v1/items/{item_id}/bids"), ("method", "POST"), ("status", "201")];
         assert_eq!(told.value("http_server_request_duration_seconds_count", &route), 1.0);
         for function in outcry::functions().iter().map(|function| function.spec()) {
