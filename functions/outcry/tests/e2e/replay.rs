@@ -7,6 +7,7 @@ use platform::{Bus, Env};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{Alone, Visitor, killed::Market, nats_of, outcry, start, story};
 
@@ -83,6 +84,7 @@ fn a_spoiled_projection_is_made_right_again_while_people_bid() {
         let (platform, data) = start(Vec::new()).await;
         let outcry = async |arguments: &[&str]| outcry(data.path(), arguments).await;
         let market = Market::open(&platform, &[3.0, 12.0]).await;
+        Visitor::new(&platform.url, "idle").await;
         tokio::time::sleep(Duration::from_secs(5)).await;
 
         bus(&platform).await.purge("EVENTS").await.unwrap();
@@ -128,6 +130,13 @@ fn a_spoiled_projection_is_made_right_again_while_people_bid() {
         .await
         .unwrap();
         assert_eq!(misplaced, 0);
+        // Who has done nothing but register has zeros, as before: another authority tells of them.
+        let mut identity = database(&platform.env, "identity").await;
+        let ids = "select array_agg(user_id order by user_id) from user_figures";
+        let figures: Vec<Uuid> = sqlx::query_scalar(ids).fetch_one(&mut stats).await.unwrap();
+        let ids = "select array_agg(id order by id) from users";
+        let users: Vec<Uuid> = sqlx::query_scalar(ids).fetch_one(&mut identity).await.unwrap();
+        assert_eq!(figures, users);
         let wrong: i64 = sqlx::query_scalar("select count(*) from items where name = 'wrong'")
             .fetch_one(&mut catalog)
             .await
