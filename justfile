@@ -79,6 +79,16 @@ seed *arguments:
 call function *arguments:
     cargo run --quiet --release -- call "$@"
 
+# make somebody an administrator, from their next token on: the first one too
+[group('try')]
+grant-admin email:
+    cargo run --quiet --release -- grant-admin "$@"
+
+# take that role from somebody, at once; not from the last one
+[group('try')]
+revoke-admin email:
+    cargo run --quiet --release -- revoke-admin "$@"
+
 # publish a sample of an event, for example `just emit bid.placed.v1 '{"amount":"30.00"}'`; alone: the list
 [group('try')]
 emit *arguments:
