@@ -330,6 +330,16 @@ mod tests {
     }
 
     #[test]
+    fn a_body_may_be_left_out_where_the_path_says_it_all() {
+        let asked: Asked = json(&given(&[]), b"").unwrap();
+        assert_eq!(asked, Asked { item_id: 7, user_id: None, sort: None, mine: false });
+
+        let nowhere = Given { path: Vec::new(), without: &[] };
+        assert!(json::<Asked>(&nowhere, b"").is_err());
+        assert!(json::<Asked>(&given(&[]), b" ").is_err(), "what is sent is JSON");
+    }
+
+    #[test]
     fn the_path_wins_in_every_spelling_and_strangers_are_ignored() {
         for body in [
             r#"{"item_id":8,"user_id":"ann","role":"admin"}"#,
