@@ -11,6 +11,11 @@ use contracts::{
 use platform::{Kind, Refusal};
 use serde_json::{Map, Value};
 
+use crate::{
+    increments::Increments,
+    proxy::{Effect, NoEffect, Offer, Terms},
+};
+
 /// How far late bids can move the end in all.
 pub const LONGEST_EXTENSION: Duration = Duration::from_secs(30 * 60);
 
@@ -26,9 +31,11 @@ pub struct Auction {
     /// The lowest first bid.
     pub start_price: Money,
     /// By how much a bid must top the one before.
-    pub increment: Money,
+    pub increments: Increments,
     /// Below this it is not sold.
     pub reserve: Option<Money>,
+    /// For this it is sold at once, while nobody else would win it.
+    pub buy_now: Option<Money>,
     /// A bid this close to the end moves the end; zero for never.
     pub window: Duration,
     /// How long after such a bid the end comes.
@@ -58,6 +65,8 @@ pub struct Leading {
     pub bidder: UserId,
     /// How much.
     pub price: Money,
+    /// How far the bidder goes: not below the price, and nobody else's business.
+    pub maximum: Money,
 }
 
 /// How it ended.
@@ -87,35 +96,93 @@ impl Outcome {
     }
 }
 
-/// What an accepted bid did.
+/// What an accepted offer did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
-    /// The how-many-eth accepted bid of the item, from 1.
-    pub seq: i64,
-    /// Who led until then.
-    pub outbid: Option<UserId>,
+    /// The bid it made; none when the leader only goes further than before, of which nobody else is told.
+    pub placed: Option<Placed>,
+    /// The leader's automatic answer, by which the bid was outbid at once.
+    pub answer: Option<Placed>,
     /// The end moved.
     pub extended: bool,
 }
 
+/// One more bid. It leads when it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Which.
+    pub bid: BidId,
+    /// By whom.
+    pub bidder: UserId,
+    /// The price that it made.
+    pub price: Money,
+    /// The how-many-eth accepted bid of the item, from 1.
+    pub seq: i64,
+    /// The item's version right after it, before what it may have caused.
+    pub version: i64,
+    /// Who led until then.
+    pub outbid: Option<UserId>,
+}
+
 impl Auction {
-    /// Decides whether an offer becomes the highest bid, and makes it so.
+    /// Decides on an offer, and does what it does. `new_id` names the bids that it makes.
     pub fn bid(
         &mut self,
-        bid: BidId,
+        mut new_id: impl FnMut() -> BidId,
         bidder: UserId,
-        amount: Amount,
+        (amount, max_amount): (Amount, Option<Amount>),
         placed_at: Timestamp,
     ) -> Result<Accepted, BidRefused> {
-        let price = self.check(bidder, amount, placed_at)?;
-        let outbid = self.leading.map(|leading| leading.bidder);
-        self.leading = Some(Leading { bid, bidder, price });
-        self.bid_count += 1;
-        let extended = self.extend(placed_at);
-        Ok(Accepted { seq: self.bid_count, outbid, extended })
+        self.takes_bids_of(bidder, placed_at)?;
+        let amount = amount.in_currency(self.currency).map_err(BidRefused::Amount)?;
+        let maximum = max_amount.map(|maximum| maximum.in_currency(self.currency)).transpose();
+        let offer = Offer { bidder, amount, maximum: maximum.map_err(BidRefused::Maximum)? };
+        let effect = self.terms().decide(self.leading.as_ref(), offer).map_err(|none| match none {
+            NoEffect::TooLow => BidRefused::TooLow { minimum: self.minimum_bid() },
+            NoEffect::NotFurther => BidRefused::NotFurther { minimum: self.minimum_bid() },
+        })?;
+        let (placed, answer) = match (effect, self.leading) {
+            (Effect::Leads { price, maximum }, _) => {
+                (Some(self.place(new_id(), bidder, price, maximum)), None)
+            }
+            (Effect::Raises { maximum }, leading) => {
+                self.leading = leading.map(|leading| Leading { maximum, ..leading });
+                (None, None)
+            }
+            (Effect::Outbid { amount, answer }, leading) => {
+                let placed = self.place(new_id(), bidder, amount, amount);
+                let champion = leading.map(|leading| (leading.bidder, leading.maximum));
+                let answer = champion.map(|(bidder, maximum)| self.place(new_id(), bidder, answer, maximum));
+                (Some(placed), answer)
+            }
+        };
+        // What nobody sees moves no end: there is nothing that others would need time to answer.
+        let extended = placed.is_some() && self.extend(placed_at);
+        Ok(Accepted { placed, answer, extended })
     }
 
-    fn check(&self, bidder: UserId, amount: Amount, placed_at: Timestamp) -> Result<Money, BidRefused> {
+    /// Sells the item at once, for what its seller asks.
+    pub fn buy_now(&mut self, bid: BidId, buyer: UserId, placed_at: Timestamp) -> Result<Placed, BidRefused> {
+        self.takes_bids_of(buyer, placed_at)?;
+        let price = self.buy_now.ok_or(BidRefused::NoBuyNow)?;
+        // Whoever would win now, or bid as much, must not lose to somebody who came later.
+        if self.reserve_met() || self.leading.is_some_and(|leading| leading.price.minor >= price.minor) {
+            return Err(BidRefused::NoBuyNow);
+        }
+        let placed = self.place(bid, buyer, price, price);
+        self.outcome = Some(Outcome::Sold);
+        self.revision += 1;
+        Ok(placed)
+    }
+
+    fn place(&mut self, bid: BidId, bidder: UserId, price: Money, maximum: Money) -> Placed {
+        let outbid = self.leading.map(|leading| leading.bidder);
+        self.leading = Some(Leading { bid, bidder, price, maximum });
+        self.bid_count += 1;
+        Placed { bid, bidder, price, seq: self.bid_count, version: self.version(), outbid }
+    }
+
+    fn takes_bids_of(&self, bidder: UserId, placed_at: Timestamp) -> Result<(), BidRefused> {
         if self.outcome.is_some() || placed_at >= self.ends_at {
             return Err(BidRefused::Closed);
         }
@@ -125,12 +192,11 @@ impl Auction {
         if bidder == self.seller {
             return Err(BidRefused::OwnItem);
         }
-        let price = amount.in_currency(self.currency).map_err(BidRefused::Amount)?;
-        let minimum = self.minimum_bid();
-        if price.minor < minimum.minor {
-            return Err(BidRefused::TooLow { minimum });
-        }
-        Ok(price)
+        Ok(())
+    }
+
+    fn terms(&self) -> Terms {
+        Terms { start: self.start_price, reserve: self.reserve, increments: self.increments }
     }
 
     /// Soft close: whoever bids late leaves the others time to answer.
@@ -150,13 +216,7 @@ impl Auction {
 
     /// The start price for the first bid, one increment above the highest afterwards.
     pub fn minimum_bid(&self) -> Money {
-        match self.leading {
-            None => self.start_price,
-            // Beyond what can be counted no bid can follow.
-            Some(leading) => {
-                leading.price.plus(self.increment).unwrap_or(Money::new(i64::MAX, self.currency))
-            }
-        }
+        self.terms().minimum(self.leading.as_ref())
     }
 
     /// The highest bid, or the start price.
@@ -166,8 +226,12 @@ impl Auction {
 
     /// Whether somebody would win if the hammer fell now.
     pub fn reserve_met(&self) -> bool {
-        self.leading
-            .is_some_and(|leading| self.reserve.is_none_or(|reserve| leading.price.minor >= reserve.minor))
+        self.leading.is_some_and(|leading| self.sells_at(leading.price))
+    }
+
+    /// Whether a bid at this price is high enough to sell.
+    pub fn sells_at(&self, price: Money) -> bool {
+        self.reserve.is_none_or(|reserve| price.minor >= reserve.minor)
     }
 
     /// Lets the hammer fall. The caller has made sure that every bid that counts is decided.
@@ -228,20 +292,36 @@ pub enum BidRefused {
     /// Not an amount of the item's currency.
     #[error("amount: {0}")]
     Amount(MoneyError),
+    /// The maximum is not an amount of the item's currency.
+    #[error("max_amount: {0}")]
+    Maximum(MoneyError),
     /// Below the minimum.
     #[error("the lowest acceptable bid is {minimum}")]
     TooLow {
         /// The lowest bid that would be accepted.
         minimum: Money,
     },
+    /// By the leader, whose own maximum it does not top. It says no number: what is refused may be seen by others.
+    #[error("you lead already, and a new maximum must be above your last one")]
+    NotFurther {
+        /// The lowest bid that would be accepted from others.
+        minimum: Money,
+    },
+    /// It has no such price, or somebody would win it already.
+    #[error("the item cannot be bought at once, or not any more")]
+    NoBuyNow,
 }
 
 impl Refusal for BidRefused {
     fn kind(&self) -> Kind {
         match self {
             Self::OwnItem => Kind::Forbidden,
-            Self::Amount(_) => Kind::Invalid,
-            Self::NotStarted { .. } | Self::Closed | Self::TooLow { .. } => Kind::Conflict,
+            Self::Amount(_) | Self::Maximum(_) => Kind::Invalid,
+            Self::NotStarted { .. }
+            | Self::Closed
+            | Self::TooLow { .. }
+            | Self::NotFurther { .. }
+            | Self::NoBuyNow => Kind::Conflict,
         }
     }
 
@@ -250,14 +330,15 @@ impl Refusal for BidRefused {
             Self::NotStarted { .. } => "AUCTION_NOT_STARTED",
             Self::Closed => "AUCTION_CLOSED",
             Self::OwnItem => "SELF_BID",
-            Self::Amount(_) => "INVALID_INPUT",
-            Self::TooLow { .. } => "BID_TOO_LOW",
+            Self::Amount(_) | Self::Maximum(_) => "INVALID_INPUT",
+            Self::TooLow { .. } | Self::NotFurther { .. } => "BID_TOO_LOW",
+            Self::NoBuyNow => "BUY_NOW_UNAVAILABLE",
         }
     }
 
     fn extras(&self) -> Map<String, Value> {
         match self {
-            Self::TooLow { minimum } => {
+            Self::TooLow { minimum } | Self::NotFurther { minimum } => {
                 Map::from_iter([("min_next_bid".to_owned(), Value::from(minimum.to_string()))])
             }
             Self::NotStarted { starts_at } => {
@@ -270,6 +351,7 @@ impl Refusal for BidRefused {
 
 #[cfg(test)]
 mod tests {
+    use contracts::auctions::IncrementPolicy;
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -294,8 +376,9 @@ mod tests {
             seller: SELLER,
             currency: Currency::USD,
             start_price: usd(100),
-            increment: usd(50),
+            increments: Increments { policy: IncrementPolicy::Flat, flat: usd(50) },
             reserve: None,
+            buy_now: None,
             window: Duration::ZERO,
             extension: Duration::ZERO,
             outcome: None,
@@ -309,7 +392,11 @@ mod tests {
     }
 
     fn bid(auction: &mut Auction, bidder: UserId, amount: &str, second: u64) -> Result<Accepted, BidRefused> {
-        auction.bid(BidId(Uuid::from_u128(7)), bidder, amount.parse().unwrap(), at(second))
+        auction.bid(new_id, bidder, (amount.parse().unwrap(), None), at(second))
+    }
+
+    fn new_id() -> BidId {
+        BidId(Uuid::from_u128(7))
     }
 
     #[test]
@@ -341,7 +428,9 @@ mod tests {
         assert_eq!(bid(&mut auction, BOB, "2.49", 21), Err(BidRefused::TooLow { minimum: usd(250) }));
         let accepted = bid(&mut auction, BOB, "2.50", 22).unwrap();
 
-        assert_eq!(accepted, Accepted { seq: 2, outbid: Some(ANN), extended: false });
+        let placed =
+            Placed { bid: new_id(), bidder: BOB, price: usd(250), seq: 2, version: 3, outbid: Some(ANN) };
+        assert_eq!(accepted, Accepted { placed: Some(placed), answer: None, extended: false });
         assert_eq!(auction.version(), 3);
     }
 
@@ -393,7 +482,44 @@ mod tests {
         let mut auction = auction();
         bid(&mut auction, ANN, "92233720368547758.07", 20).unwrap();
 
-        assert!(matches!(bid(&mut auction, BOB, "92233720368547758.06", 21), Err(BidRefused::TooLow { .. })));
+        for amount in ["92233720368547758.06", "92233720368547758.07"] {
+            let refused = bid(&mut auction, BOB, amount, 21);
+            assert!(matches!(refused, Err(BidRefused::TooLow { .. })), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn an_item_is_bought_at_once_only_while_nobody_would_win_it() {
+        for (reserve, bids, expected) in [
+            (None, vec![], Ok(1)),
+            (None, vec!["1.00"], Err(BidRefused::NoBuyNow)),
+            (Some(usd(500)), vec!["4.00"], Ok(2)),
+            (Some(usd(500)), vec!["4.00", "5.00"], Err(BidRefused::NoBuyNow)),
+        ] {
+            let mut auction = Auction { reserve, buy_now: Some(usd(900)), ..auction() };
+            for amount in &bids {
+                bid(&mut auction, ANN, amount, 20).unwrap();
+            }
+            let version = auction.version();
+            let bought = auction.buy_now(new_id(), BOB, at(30)).map(|placed| placed.seq);
+            assert_eq!(bought, expected, "{reserve:?} {bids:?}");
+            if bought.is_ok() {
+                assert_eq!((auction.outcome, auction.current_price()), (Some(Outcome::Sold), usd(900)));
+                assert_eq!(auction.leading.map(|leading| leading.bidder), Some(BOB));
+                assert_eq!(auction.version(), version + 2);
+            }
+        }
+        let mut sold = Auction { buy_now: Some(usd(900)), ..auction() };
+        for (buyer, second, expected) in [
+            (ANN, 9, Some(BidRefused::NotStarted { starts_at: at(10) })),
+            (SELLER, 20, Some(BidRefused::OwnItem)),
+            (ANN, 100, Some(BidRefused::Closed)),
+            (ANN, 20, None),
+            (BOB, 21, Some(BidRefused::Closed)),
+        ] {
+            assert_eq!(sold.buy_now(new_id(), buyer, at(second)).err(), expected, "{buyer} {second}");
+        }
+        assert_eq!(auction().buy_now(new_id(), ANN, at(20)).err(), Some(BidRefused::NoBuyNow), "no price");
     }
 
     proptest! {
@@ -414,12 +540,14 @@ mod tests {
             for (bidder, minor, second) in offers {
                 let (end_before, version_before) = (auction.ends_at, auction.version());
                 let amount = Amount::from(usd(minor));
-                if let Ok(done) = auction.bid(BidId::new(), UserId(Uuid::from_u128(bidder)), amount, at(second)) {
+                let bidder_id = UserId(Uuid::from_u128(bidder));
+                if let Ok(done) = auction.bid(new_id, bidder_id, (amount, None), at(second)) {
                     prop_assert!(at(second) >= auction.starts_at && at(second) < end_before);
                     prop_assert!(auction.ends_at >= end_before);
                     prop_assert_eq!(done.extended, auction.ends_at != end_before);
                     prop_assert_eq!(auction.version(), version_before + 1 + i64::from(done.extended));
-                    accepted.push((done.seq, minor, bidder));
+                    prop_assert_eq!(done.answer, None);
+                    accepted.push((done.placed.unwrap().seq, minor, bidder));
                 }
             }
             for (place, (seq, minor, bidder)) in accepted.iter().enumerate() {

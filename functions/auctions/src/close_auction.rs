@@ -5,12 +5,12 @@
 
 use contracts::{
     Timestamp,
-    auctions::{BidWon, ItemChange, ItemClosed, ItemCreated, ItemExtended, ItemState, PlaceBid},
+    auctions::{BidWon, BuyNow, ItemClosed, ItemCreated, ItemExtended, PlaceBid},
 };
 use platform::{Backlog, Cx, Function, Result, metrics::Delay};
 use uuid::Uuid;
 
-use crate::{DOMAIN, auction::Outcome, store};
+use crate::{DOMAIN, hammer, store};
 
 /// The most items closed in one transaction.
 const BATCH: i64 = 500;
@@ -42,7 +42,7 @@ async fn close_auctions(cx: &mut Cx, (): ()) -> Result<usize> {
     let mut waiting: Vec<Uuid> = Vec::new();
     loop {
         let ended = sqlx::query!(
-            "select id, ends_at from items where outcome is null and ends_at <= $1 and id <> all($2)
+            "select id, ends_at, buy_now_price from items where outcome is null and ends_at <= $1 and id <> all($2)
              order by ends_at limit $3",
             cx.now(),
             &waiting,
@@ -54,7 +54,9 @@ async fn close_auctions(cx: &mut Cx, (): ()) -> Result<usize> {
             return Ok(0);
         }
         let ids: Vec<Uuid> = ended.iter().map(|item| item.id).collect();
-        let backlog = cx.backlog::<PlaceBid>(&ids).await?;
+        let mut backlog = cx.backlog::<PlaceBid>(&ids).await?;
+        let purchasable = ended.iter().filter(|item| item.buy_now_price.is_some()).map(|item| item.id);
+        await_purchases(cx, &mut backlog, purchasable.collect()).await?;
         let ready: Vec<Uuid> = ended
             .iter()
             .filter(|item| is_ready(&backlog, item.id, item.ends_at))
@@ -67,6 +69,18 @@ async fn close_auctions(cx: &mut Cx, (): ()) -> Result<usize> {
         // Items that wait for a bid must not stand in the way of the others.
         waiting.extend(ids);
     }
+}
+
+/// Lets items wait for those who bought them in time as they wait for bids.
+async fn await_purchases(cx: &Cx, backlog: &mut Backlog, items: Vec<Uuid>) -> Result<()> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    for (item, stamp) in cx.backlog::<BuyNow>(&items).await?.oldest {
+        let oldest = backlog.oldest.entry(item).or_insert(stamp);
+        *oldest = stamp.min(*oldest);
+    }
+    Ok(())
 }
 
 /// Whether an item's end has passed by the stream's clock, and every bid that counts is decided.
@@ -90,43 +104,11 @@ async fn close(cx: &mut Cx, candidates: &[Uuid], backlog: &Backlog) -> Result<us
     }
     let closed_at = backlog.now.max(cx.now());
     let mut items = store::load(cx.tx().await?, &ready).await?;
-    let outcomes: Vec<String> =
-        items.iter_mut().map(|item| item.auction.close().as_str().to_owned()).collect();
-    let ids: Vec<Uuid> = items.iter().map(|item| item.auction.id.0).collect();
-    sqlx::query!(
-        r#"
-        update items set outcome = hammer.outcome, closed_at = $3, updated_at = $3, revision = revision + 1
-        from unnest($1::uuid[], $2::text[]) as hammer (item_id, outcome)
-        where items.id = hammer.item_id
-        "#,
-        &ids,
-        &outcomes,
-        closed_at,
-    )
-    .execute(cx.tx().await?)
-    .await?;
     for item in &mut items {
+        item.auction.close();
         cx.time(&LATENESS, item.auction.ends_at)?;
-        item.description.closed_at = Some(closed_at);
     }
-    let states: Vec<ItemState> = items.iter().map(|item| item.state(closed_at)).collect();
-    store::log_changes(cx.tx().await?, &states, ItemChange::Closed).await?;
-    for (item, state) in items.iter().zip(states) {
-        cx.emit(&ItemClosed(state))?;
-        if let (Some(Outcome::Sold), Some(won)) = (item.auction.outcome, item.auction.leading) {
-            cx.emit(&BidWon {
-                item_id: item.auction.id,
-                item_name: item.description.name.clone(),
-                bid_id: won.bid,
-                winner_id: won.bidder,
-                seller_id: item.auction.seller,
-                amount: won.price.into(),
-                currency: won.price.currency,
-                seq: item.auction.bid_count,
-                closed_at,
-            })?;
-        }
-    }
+    hammer::fall(cx, &mut items, closed_at).await?;
     Ok(items.len())
 }
 
@@ -151,7 +133,7 @@ mod tests {
     }
 
     async fn bid(app: &Harness, item_id: ItemId, amount: &str) {
-        let offer = PlaceBid { item_id, amount: amount.parse().unwrap() };
+        let offer = PlaceBid::open(item_id, amount.parse().unwrap());
         app.as_user(ANN).call(&crate::place_bid::function(), &offer).await.unwrap();
     }
 
@@ -196,15 +178,24 @@ mod tests {
 
     #[tokio::test]
     async fn an_item_waits_for_a_bid_that_is_stored_but_not_decided() {
+        waits_for(|item_id| PlaceBid::open(item_id, "10".parse().unwrap())).await;
+    }
+
+    #[tokio::test]
+    async fn an_item_waits_for_a_purchase_that_is_stored_but_not_decided() {
+        waits_for(|item_id| BuyNow { item_id }).await;
+    }
+
+    async fn waits_for<C: platform::Command>(command: fn(ItemId) -> C) {
         let (_nats, bus) = testing::bus().await;
         let app = Harness::start(crate::database()).await.with_bus(bus.clone());
-        let (waits, ends) = (lamp(&app).offer().await, lamp(&app).offer().await);
-        // Nobody serves place-bid: the command stays in the stream.
+        let (waits, ends) = (lamp(&app).buy_now("99").offer().await, lamp(&app).buy_now("99").offer().await);
+        // Nobody serves the command: it stays in the stream.
         let sender = Sender::start(bus.clone()).await.unwrap();
-        let offer = PlaceBid { item_id: waits.id, amount: "10".parse().unwrap() };
+        let command = command(waits.id);
         let request = Request { caller: None, trace: Trace::start(), idempotency_key: None };
-        let sending = tokio::spawn(async move { sender.send(&offer, &request).await });
-        while bus_backlog(&app, waits.id).await.oldest.is_empty() {
+        let sending = tokio::spawn(async move { sender.send(&command, &request).await });
+        while app.bus().backlog::<C>(&[waits.id.0]).await.unwrap().oldest.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -223,10 +214,6 @@ mod tests {
         sending.abort();
     }
 
-    async fn bus_backlog(app: &Harness, item: ItemId) -> platform::Backlog {
-        app.bus().backlog::<PlaceBid>(&[item.0]).await.unwrap()
-    }
-
     #[tokio::test]
     async fn many_items_that_wait_do_not_hold_up_the_others() {
         let (_nats, bus) = testing::bus().await;
@@ -235,8 +222,8 @@ mod tests {
         let copies = "insert into items select gen_random_uuid(), seller_id, name, description, category_id,
             image_urls, currency, start_price, bid_increment, reserve_price, buy_now_price,
             extension_window_seconds, extension_seconds, outcome, starts_at, ends_at, planned_end, price,
-            leader_id, leading_bid_id, bid_count, revision, closed_at, created_at, updated_at
-            from items, generate_series(1, 1200)";
+            leader_id, leading_bid_id, bid_count, revision, closed_at, created_at, updated_at,
+            increment_policy, leader_maximum from items, generate_series(1, 1200)";
         sqlx::query(copies).execute(app.pool()).await.unwrap();
         sqlx::query("update items set ends_at = now() - interval '1 second'")
             .execute(app.pool())

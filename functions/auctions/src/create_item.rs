@@ -5,15 +5,16 @@
 
 use contracts::{
     Amount, ItemId, Money, Timestamp,
-    auctions::{CreateItem, Item, ItemCreated},
+    auctions::{CreateItem, IncrementPolicy, Item, ItemCreated},
 };
-use platform::{Cx, Function, Refused, Result, error::Field};
+use platform::{Cx, Env, Function, Refused, Result, config::Mode, error::Field};
+use serde::Deserialize;
 
 use crate::{auction::NoItem, store};
 
 /// Commands of [`CreateItem`].
 pub fn function() -> Function {
-    Function::command(create_item).emits::<ItemCreated>()
+    Function::command(create_item).needs::<SoftClose>(SoftClose::load).emits::<ItemCreated>()
 }
 
 async fn create_item(cx: &mut Cx, new: CreateItem) -> Result<Item> {
@@ -21,13 +22,14 @@ async fn create_item(cx: &mut Cx, new: CreateItem) -> Result<Item> {
     let prices = Prices::of(&new)?;
     let starts_at = new.starts_at.unwrap_or(now);
     check_times(starts_at, new.ends_at, now)?;
+    let window = new.extension_window_seconds.unwrap_or(cx.resource::<SoftClose>()?.0);
     let id = ItemId::new();
     sqlx::query!(
         r#"
         insert into items (id, seller_id, name, description, category_id, image_urls, currency,
             start_price, bid_increment, reserve_price, buy_now_price, extension_window_seconds,
-            extension_seconds, starts_at, ends_at, planned_end, created_at, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15, $16, $16)
+            extension_seconds, starts_at, ends_at, planned_end, created_at, updated_at, increment_policy)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15, $16, $16, $17)
         "#,
         id.0,
         seller.id.0,
@@ -40,17 +42,45 @@ async fn create_item(cx: &mut Cx, new: CreateItem) -> Result<Item> {
         prices.increment.minor,
         prices.reserve.map(|price| price.minor),
         prices.buy_now.map(|price| price.minor),
-        i32::try_from(new.extension_window_seconds).unwrap_or(i32::MAX),
-        i32::try_from(new.extension_seconds.unwrap_or(new.extension_window_seconds)).unwrap_or(i32::MAX),
+        i32::try_from(window).unwrap_or(i32::MAX),
+        i32::try_from(new.extension_seconds.unwrap_or(window)).unwrap_or(i32::MAX),
         starts_at,
         new.ends_at,
         now,
+        new.increment_policy.as_str(),
     )
     .execute(cx.tx().await?)
     .await?;
     let item = store::load(cx.tx().await?, &[id.0]).await?.pop().ok_or(NoItem)?;
     cx.emit(&ItemCreated(item.state(now)))?;
     Ok(item.item(Some(seller), now))
+}
+
+/// How close to the end a bid moves the end of items whose sellers do not say, in seconds; 0 for never.
+struct SoftClose(u32);
+
+#[derive(Deserialize)]
+struct Settings {
+    #[serde(default)]
+    outcry_env: Mode,
+    extension_window_secs: Option<u32>,
+}
+
+impl SoftClose {
+    /// Reads EXTENSION_WINDOW_SECS. In development nobody wants to wait; in production two minutes, which is what
+    /// houses do.
+    fn load(env: &Env) -> anyhow::Result<Self> {
+        let settings: Settings = env.read()?;
+        let seconds = settings.extension_window_secs.unwrap_or(match settings.outcry_env {
+            Mode::Production => 120,
+            Mode::Development => 0,
+        });
+        anyhow::ensure!(
+            seconds <= 3600,
+            "EXTENSION_WINDOW_SECS: expected 0 to 3600 seconds, for example 120"
+        );
+        Ok(Self(seconds))
+    }
 }
 
 /// The prices of a new item, in its currency.
@@ -78,6 +108,13 @@ impl Prices {
             if price.is_some_and(|price| price.minor < prices.start.minor) {
                 return Err(invalid(name, "must not be below start_price"));
             }
+        }
+        let reserve = prices.reserve.map(|price| price.minor);
+        if prices.buy_now.is_some_and(|price| Some(price.minor) < reserve) {
+            return Err(invalid("buy_now_price", "must not be below reserve_price"));
+        }
+        if new.bid_increment.is_some() && new.increment_policy != IncrementPolicy::Flat {
+            return Err(invalid("bid_increment", "must be left to the increment_policy unless that is flat"));
         }
         Ok(prices)
     }
@@ -150,6 +187,12 @@ mod tests {
             (json!({ "start_price": "1.005" }), "start_price: the amount has more decimals than USD"),
             (json!({ "currency": "JPY", "start_price": "1.5" }), "start_price: "),
             (json!({ "reserve_price": 9 }), "reserve_price: must not be below start_price"),
+            (
+                json!({ "reserve_price": 30, "buy_now_price": 29 }),
+                "buy_now_price: must not be below reserve_price",
+            ),
+            (json!({ "bid_increment": 1, "increment_policy": "ebay" }), "bid_increment: must be left to "),
+            (json!({ "extension_window_seconds": 3601 }), "extension_window_seconds: "),
             (json!({ "name": "" }), "name: "),
         ] {
             let refused = app.answer(&function(), &lamp(changes)).await;
@@ -162,6 +205,52 @@ mod tests {
             sqlx::query_scalar("select count(*) from items").fetch_one(app.pool()).await.unwrap();
         assert_eq!(items, 0);
         assert!(app.emitted::<ItemCreated>().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_step_comes_from_the_policy_that_the_seller_chose() {
+        let app = Harness::start(crate::database()).await.as_user(ANN);
+        for (changes, policy, step, price) in [
+            (json!({}), IncrementPolicy::Flat, "0.01", "10.00"),
+            (json!({ "bid_increment": 3 }), IncrementPolicy::Flat, "3.00", "10.00"),
+            (json!({ "increment_policy": "trademe" }), IncrementPolicy::TradeMe, "0.50", "10.00"),
+            (
+                json!({ "incrementPolicy": "ebay", "start_price": 100 }),
+                IncrementPolicy::Ebay,
+                "2.50",
+                "100.00",
+            ),
+        ] {
+            let item = app.call(&function(), &lamp(changes)).await.unwrap();
+            assert_eq!((item.increment_policy, item.bid_increment.to_string()), (policy, step.into()));
+            assert_eq!(item.min_next_bid.to_string(), price, "the first bid may be the start price");
+        }
+        let told: Vec<_> =
+            app.emitted::<ItemCreated>().await.iter().map(|told| told.0.increment_policy).collect();
+        assert_eq!(told[2..], [IncrementPolicy::TradeMe, IncrementPolicy::Ebay]);
+    }
+
+    #[tokio::test]
+    async fn late_bids_move_the_end_unless_told_otherwise_in_production_alone() {
+        let production = ("OUTCRY_ENV", "production");
+        let windows = async |app: Harness| {
+            let mut windows = Vec::new();
+            for changes in
+                [json!({}), json!({ "extension_window_seconds": 0 }), json!({ "extension_seconds": 7 })]
+            {
+                let item = app.as_user(ANN).call(&function(), &lamp(changes)).await.unwrap();
+                windows.push((item.extension_window_seconds, item.extension_seconds));
+            }
+            windows
+        };
+        let app = || Harness::start(crate::database());
+
+        assert_eq!(windows(app().await).await, [(0, 0), (0, 0), (0, 7)]);
+        assert_eq!(windows(app().await.with_env([production])).await, [(120, 120), (0, 0), (120, 7)]);
+        let set = [production, ("EXTENSION_WINDOW_SECS", "30")];
+        assert_eq!(windows(app().await.with_env(set)).await, [(30, 30), (0, 0), (30, 7)]);
+        let too_long = SoftClose::load(&Env::of([("EXTENSION_WINDOW_SECS", "3601")]));
+        assert!(too_long.is_err());
     }
 
     #[tokio::test]

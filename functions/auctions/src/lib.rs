@@ -2,18 +2,23 @@
 //!
 //! Promises: a bid counts if the stream stamped it before the end, however late it is decided;
 //! bids on one item are decided one after the other; an item closes once, after every bid that
-//! counts.
+//! counts or when somebody buys it; how far a bidder would go is told to nobody else.
 
 pub mod auction;
 pub mod auctions_outcome;
+mod bid_rows;
+pub mod buy_now;
 pub mod close_auction;
 pub mod create_item;
 pub mod get_item;
+mod hammer;
+pub mod increments;
 pub mod list_bids;
 pub mod list_changes;
 pub mod list_my_items;
 pub mod list_watchlist;
 pub mod place_bid;
+pub mod proxy;
 pub mod snapshot_bids;
 pub mod snapshot_items;
 mod store;
@@ -34,6 +39,7 @@ pub fn functions() -> Vec<Function> {
         create_item::function(),
         get_item::function(),
         place_bid::function(),
+        buy_now::function(),
         list_bids::function(),
         list_changes::function(),
         snapshot_items::function(),

@@ -28,7 +28,8 @@ async fn list_bids(cx: &mut Cx, query: ListBids) -> Result<Page<Bid>> {
     };
     let rows = sqlx::query!(
         r#"
-        select id, bidder_id as "bidder_id!", amount as "amount!", seq as "seq!", placed_at
+        select id, bidder_id as "bidder_id!", amount as "amount!", seq as "seq!", placed_at,
+            command_id = id as "automatic!"
         from bids where item_id = $1 and seq < $2 order by seq desc limit $3
         "#,
         query.item_id.0,
@@ -47,6 +48,8 @@ async fn list_bids(cx: &mut Cx, query: ListBids) -> Result<Page<Bid>> {
             seq: row.seq,
             placed_at: row.placed_at,
             leading: row.seq == item.bid_count,
+            automatic: row.automatic,
+            max_amount: None,
             item: None,
         })
         .collect();
@@ -87,7 +90,7 @@ mod tests {
         for dollars in 10..15_u32 {
             let amount: Amount = dollars.to_string().parse().unwrap();
             let bidder = app.as_user(UserId(Uuid::from_u128(7)));
-            bidder.call(&crate::place_bid::function(), &PlaceBid { item_id: item.id, amount }).await.unwrap();
+            bidder.call(&crate::place_bid::function(), &PlaceBid::open(item.id, amount)).await.unwrap();
         }
 
         let first = seqs(&app, item.id, PageQuery { limit: 2, ..PageQuery::default() }).await;

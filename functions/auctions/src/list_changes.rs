@@ -33,7 +33,7 @@ async fn list_changes(cx: &mut Cx, query: ListChanges) -> Result<Changes> {
     // index on the version, which every bid would pay for.
     let mut rows = sqlx::query!(
         r#"
-        (select version as "version?", 'bid' as "event!", answer as "change!" from bids
+        (select version as "version?", 'bid' as "event!", coalesce(told, answer) as "change!" from bids
         where item_id = $1 and seq > $2 - coalesce(
             (select revision from item_changes where item_id = $1 and version <= $2 order by version desc limit 1),
             1)
@@ -107,7 +107,7 @@ mod tests {
     }
 
     fn offer(item_id: ItemId, amount: u32) -> PlaceBid {
-        PlaceBid { item_id, amount: amount.to_string().parse().unwrap() }
+        PlaceBid::open(item_id, amount.to_string().parse().unwrap())
     }
 
     /// What the bus tells of an item, as those who listen read it, in the order of its telling.
@@ -161,6 +161,59 @@ mod tests {
         assert_eq!(json(&logged.changes), json(&told));
         let ItemChange::Closed(closed) = &told[4] else { panic!("{told:?}") };
         assert_eq!((closed.winner_id, closed.final_price.unwrap().to_string()), (Some(ANN), "13.00".into()));
+    }
+
+    #[tokio::test]
+    async fn of_maxima_the_log_says_what_the_events_said_too() {
+        let app = Harness::start(crate::database()).await;
+        let item = lamp(&app).extension(120).offer().await;
+        let up_to = |amount, maximum: u32| PlaceBid {
+            max_amount: Some(maximum.to_string().parse().unwrap()),
+            ..offer(item.id, amount)
+        };
+
+        let batch = [
+            (ANN, up_to(10, 50)),
+            (BOB, up_to(11, 40)),
+            (ANN, up_to(11, 60)),
+            (BOB, offer(item.id, 45)),
+            (BOB, up_to(46, 70)),
+        ];
+        app.at(Timestamp::now()).batch(&place_bid::function(), &batch).await;
+
+        let logged = changes(&app, item.id, 1).await;
+        assert!(logged.complete);
+        assert_eq!(logged.changes, told(&app, item.id).await);
+        let bids: Vec<(i64, String, bool, bool)> = logged
+            .changes
+            .iter()
+            .filter_map(|change| match change {
+                ItemChange::Bid(bid) => Some(bid),
+                _ => None,
+            })
+            .map(|bid| {
+                let item = bid.item.as_ref().unwrap();
+                assert_eq!((bid.amount, bid.seq), (item.current_price, item.bid_count), "what was after it");
+                (bid.seq, bid.amount.to_string(), bid.bidder_id == ANN, bid.automatic)
+            })
+            .collect();
+        let row = |seq, amount: &str, of_ann, automatic| (seq, amount.to_owned(), of_ann, automatic);
+        assert_eq!(
+            bids,
+            [
+                row(1, "10.00", true, false),
+                row(2, "40.00", false, false),
+                row(3, "40.01", true, true),
+                row(4, "45.00", false, false),
+                row(5, "45.01", true, true),
+                row(6, "60.01", false, false),
+            ]
+        );
+        for after in 1..=8 {
+            let rest = changes(&app, item.id, after).await;
+            assert!(rest.complete, "{after}");
+            assert_eq!(i64::try_from(rest.changes.len()).unwrap(), 8 - after, "{after}");
+        }
     }
 
     #[tokio::test]

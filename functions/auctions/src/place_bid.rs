@@ -1,8 +1,8 @@
 //! `place-bid`: take a higher offer on an open item.
 //!
 //! Works in batches: many offers on many items in one transaction. Emits [`BidPlaced`] for each
-//! accepted offer and, directly behind it, [`ItemExtended`] when it moved the end: what is said of an
-//! item is in the order of its versions. Refuses as in [`BidRefused`](crate::auction::BidRefused).
+//! accepted offer and for the automatic answer of a leader who goes further, and directly behind it
+//! [`ItemExtended`] when it moved the end: what is said of an item is in the order of its versions. Refuses as in [`BidRefused`](crate::auction::BidRefused).
 //! Every decision, accepted or refused, is a row of `bids`, which is also the outcome of its command
 //! and the bid's place in the item's log.
 
@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use bytes::Bytes;
 use contracts::{
     BidId, ItemId,
-    auctions::{Bid, BidPlaced, ItemChange, ItemExtended, ItemPrice, ItemState, PlaceBid},
+    auctions::{Bid, BidPlaced, ItemChange, ItemExtended, ItemState, PlaceBid},
 };
 use platform::{
     Answer, Cx, Error, Function, Message, Recall, Recalled, Received, Refused, Result,
@@ -21,13 +21,15 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    auction::{Auction, NoItem},
+    auction::{Auction, Leading, NoItem, Placed},
+    bid_rows::{self, Answered, BidRows},
     store::{self, Whole},
 };
 
 static BIDS: Counter = Counter {
     name: "bids_total",
-    help: "Bids that were decided: accepted, or the code of the refusal.",
+    help: "Bids that were decided: accepted, outbid at once by the leader's maximum, raised (a maximum alone), or the \
+           code of the refusal.",
     label: "result",
 };
 static ACCEPT: Delay = Delay {
@@ -52,13 +54,19 @@ async fn place_bid(cx: &mut Cx, offers: Vec<Received<PlaceBid>>) -> Result<Vec<R
     let decisions: Vec<Result<Decided, Refused>> =
         offers.iter().map(|offer| decide(&mut auctions, offer)).collect();
     record(cx.tx().await?, &offers, &decisions).await?;
-    update(cx.tx().await?, &auctions, &decisions).await?;
+    let changed: BTreeSet<ItemId> = decisions.iter().flatten().map(|decided| decided.bid.item_id).collect();
+    store::write_bidding(cx.tx().await?, &auctions, &changed).await?;
     let mut extensions = extensions(cx, &decisions).await?.into_iter();
     for (offer, decision) in offers.iter().zip(&decisions) {
-        cx.count(&BIDS, decision.as_ref().map_or_else(Refused::label, |_| "accepted"), 1)?;
+        cx.count(&BIDS, decision.as_ref().map_or_else(Refused::label, |decided| decided.label), 1)?;
         let Ok(decided) = decision else { continue };
         cx.time(&ACCEPT, offer.received_at)?;
-        offer.emit(&decided.event)?;
+        if let Some((_, event)) = &decided.placed {
+            offer.emit(event)?;
+        }
+        if let Some((_, event)) = decided.answer.as_deref() {
+            offer.emit(event)?;
+        }
         if decided.moved.is_some()
             && let Some(extended) = extensions.next()
         {
@@ -71,57 +79,52 @@ async fn place_bid(cx: &mut Cx, offers: Vec<Received<PlaceBid>>) -> Result<Vec<R
 /// An accepted offer: the answer, and what is told to others.
 struct Decided {
     bid: Bid,
-    minor: i64,
-    event: BidPlaced,
+    /// Under which it is counted.
+    label: &'static str,
+    /// What it made, and what is told of it; none when only the leader's maximum grew.
+    placed: Option<(Placed, BidPlaced)>,
+    /// The leader's automatic answer to it.
+    answer: Option<Box<(Placed, BidPlaced)>>,
     /// The item as of this bid, when the bid moved its end.
     moved: Option<Box<Auction>>,
 }
 
 /// Asks the rules, and lets the next offer of the batch see the result.
 fn decide(auctions: &mut HashMap<ItemId, Auction>, offer: &Received<PlaceBid>) -> Result<Decided, Refused> {
-    let PlaceBid { item_id, amount } = offer.message;
+    let PlaceBid { item_id, amount, max_amount } = offer.message;
     let bidder = offer.caller()?.id;
     offer.message.check()?;
     let auction = auctions.get_mut(&item_id).ok_or(NoItem)?;
-    let (id, placed_at) = (BidId::new(), offer.received_at);
-    let accepted = auction.bid(id, bidder, amount, placed_at)?;
-    let price = auction.current_price();
-    let item = ItemPrice {
-        current_price: price.into(),
-        min_next_bid: auction.minimum_bid().into(),
-        bid_count: auction.bid_count,
-        ends_at: auction.ends_at,
-        version: auction.version(),
+    let placed_at = offer.received_at;
+    let accepted = auction.bid(BidId::new, bidder, (amount, max_amount), placed_at)?;
+    let label = match (accepted.placed, accepted.answer) {
+        (Some(_), None) => "accepted",
+        (Some(_), Some(_)) => "outbid",
+        (None, _) => "raised",
     };
-    let event = BidPlaced {
-        bid_id: id,
-        item_id,
-        seller_id: auction.seller,
-        bidder_id: bidder,
-        outbid_id: accepted.outbid,
-        amount: price.into(),
-        currency: auction.currency,
-        seq: accepted.seq,
-        // An end that moved is a change of its own.
-        version: item.version - i64::from(accepted.extended),
-        ends_at: Some(item.ends_at),
-        placed_at,
-        current_price: item.current_price,
-        min_next_bid: item.min_next_bid,
-        reserve_met: auction.reserve_met(),
-    };
-    let bid = Bid {
-        id,
-        item_id,
-        bidder_id: bidder,
-        amount: price.into(),
-        seq: accepted.seq,
-        placed_at,
-        leading: true,
-        item: Some(item),
-    };
-    let moved = accepted.extended.then(|| Box::new(auction.clone()));
-    Ok(Decided { bid, minor: price.minor, event, moved })
+    let auction = &*auction;
+    // Who only goes further than before is answered with the bid that leads already.
+    let shown = accepted.placed.or_else(|| leading(auction)).ok_or(NoItem)?;
+    let mut bid = bid_rows::answer(auction, &shown, placed_at);
+    // What is used up is the bid's amount, and how far others go is their business.
+    let own = auction.leading.filter(|leading| leading.bid == bid.id);
+    bid.max_amount = own
+        .filter(|own| max_amount.is_some() || own.maximum.minor > own.price.minor)
+        .map(|own| own.maximum.into());
+    let told = |placed: Placed, automatic| (placed, bid_rows::event(auction, &placed, placed_at, automatic));
+    Ok(Decided {
+        bid,
+        label,
+        placed: accepted.placed.map(|placed| told(placed, false)),
+        answer: accepted.answer.map(|placed| Box::new(told(placed, true))),
+        moved: accepted.extended.then(|| Box::new(auction.clone())),
+    })
+}
+
+/// The bid that leads: always the newest.
+fn leading(auction: &Auction) -> Option<Placed> {
+    let Leading { bid, bidder, price, .. } = auction.leading?;
+    Some(Placed { bid, bidder, price, seq: auction.bid_count, version: auction.version(), outbid: None })
 }
 
 /// Writes every decision, with the answer that a repetition gets.
@@ -130,104 +133,41 @@ async fn record(
     offers: &[Received<PlaceBid>],
     decisions: &[Result<Decided, Refused>],
 ) -> Result<()> {
-    let mut rows = Rows::default();
+    let mut rows = BidRows::default();
     for (offer, decision) in offers.iter().zip(decisions) {
         let (answer, decided) = match decision {
             Ok(decided) => (Answer::accepted(&decided.bid)?, Some(decided)),
             Err(refused) => (Answer::refused(refused), None),
         };
-        rows.command_ids.push(offer.id);
-        rows.fingerprints.push(offer.fingerprint);
-        rows.ids.push(decided.map_or_else(Uuid::now_v7, |decided| decided.bid.id.0));
-        rows.items.push(offer.message.item_id.0);
-        rows.bidders.push(offer.caller.map(|caller| caller.id.0));
-        rows.amounts.push(decided.map(|decided| decided.minor));
-        rows.seqs.push(decided.map(|decided| decided.event.seq));
-        rows.versions.push(decided.map(|decided| decided.event.version));
-        rows.times.push(offer.received_at);
-        rows.statuses.push(i16::try_from(answer.status).unwrap_or(i16::MAX));
-        rows.answers.push(String::from_utf8_lossy(&answer.body).into_owned());
+        let answered = Answered {
+            command: offer.id,
+            fingerprint: offer.fingerprint,
+            bidder: offer.caller.map(|caller| caller.id),
+            item: offer.message.item_id.0,
+            at: offer.received_at,
+            status: answer.status,
+            answer: String::from_utf8_lossy(&answer.body).into_owned(),
+        };
+        let placed = decided.and_then(|decided| decided.placed.as_ref());
+        // The answer is for its bidder alone when it names a maximum, or what came after the bid.
+        let differs =
+            decided.is_some_and(|decided| decided.bid.max_amount.is_some() || decided.answer.is_some());
+        let told = placed.filter(|_| differs).map(|(_, event)| bid_rows::public(event)).transpose()?;
+        rows.push(answered, placed.map(|(placed, _)| placed), told);
+        if let Some((placed, event)) = decided.and_then(|decided| decided.answer.as_deref()) {
+            let answered = Answered {
+                command: placed.bid.0,
+                fingerprint: None,
+                bidder: Some(placed.bidder),
+                item: offer.message.item_id.0,
+                at: offer.received_at,
+                status: 200,
+                answer: bid_rows::public(event)?,
+            };
+            rows.push(answered, Some(placed), None);
+        }
     }
-    sqlx::query!(
-        r#"
-        insert into bids (command_id, fingerprint, id, item_id, bidder_id, amount, seq, version, placed_at,
-            status, answer)
-        select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bigint[],
-            $7::bigint[], $8::bigint[], $9::timestamptz[], $10::smallint[], $11::text[])
-        "#,
-        &rows.command_ids,
-        &rows.fingerprints as &[Option<Uuid>],
-        &rows.ids,
-        &rows.items,
-        &rows.bidders as &[Option<Uuid>],
-        &rows.amounts as &[Option<i64>],
-        &rows.seqs as &[Option<i64>],
-        &rows.versions as &[Option<i64>],
-        &rows.times as &[platform::Timestamp],
-        &rows.statuses,
-        &rows.answers,
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// Rows of `bids`, column by column.
-#[derive(Default)]
-struct Rows {
-    command_ids: Vec<Uuid>,
-    fingerprints: Vec<Option<Uuid>>,
-    ids: Vec<Uuid>,
-    items: Vec<Uuid>,
-    bidders: Vec<Option<Uuid>>,
-    amounts: Vec<Option<i64>>,
-    seqs: Vec<Option<i64>>,
-    versions: Vec<Option<i64>>,
-    times: Vec<platform::Timestamp>,
-    statuses: Vec<i16>,
-    answers: Vec<String>,
-}
-
-/// Writes the new price of each item that got a bid, once.
-async fn update(
-    tx: &mut PgConnection,
-    auctions: &HashMap<ItemId, Auction>,
-    decisions: &[Result<Decided, Refused>],
-) -> Result<()> {
-    let changed: BTreeSet<ItemId> = decisions.iter().flatten().map(|decided| decided.bid.item_id).collect();
-    let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for auction in changed.iter().filter_map(|id| auctions.get(id)) {
-        let Some(leading) = auction.leading else { continue };
-        columns.0.push(auction.id.0);
-        columns.1.push(leading.price.minor);
-        columns.2.push(leading.bidder.0);
-        columns.3.push(leading.bid.0);
-        columns.4.push(auction.bid_count);
-        columns.5.push(auction.ends_at);
-        columns.6.push(auction.revision);
-    }
-    if columns.0.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        r#"
-        update items set price = bid.price, leader_id = bid.leader_id, leading_bid_id = bid.bid_id,
-            bid_count = bid.bid_count, ends_at = bid.ends_at, revision = bid.revision, updated_at = now()
-        from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::bigint[], $6::timestamptz[], $7::bigint[])
-            as bid (item_id, price, leader_id, bid_id, bid_count, ends_at, revision)
-        where items.id = bid.item_id
-        "#,
-        &columns.0,
-        &columns.1,
-        &columns.2,
-        &columns.3,
-        &columns.4,
-        &columns.5 as &[platform::Timestamp],
-        &columns.6,
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
+    rows.write(tx).await
 }
 
 /// The items whose ends were moved, each as of the bid that moved it, in the order of the bids. Rare, so
@@ -282,7 +222,7 @@ mod tests {
     const BOB: UserId = UserId(Uuid::from_u128(3));
 
     fn offer(item_id: ItemId, amount: &str) -> PlaceBid {
-        PlaceBid { item_id, amount: amount.parse().unwrap() }
+        PlaceBid::open(item_id, amount.parse().unwrap())
     }
 
     fn code(answer: &Answer) -> String {
@@ -436,6 +376,171 @@ mod tests {
         let again = ann.answer(&function(), &offer(item.id, "9")).await;
 
         assert_eq!((again.status, again.replayed, again.body), (409, true, refused.body));
+    }
+
+    fn up_to(item_id: ItemId, amount: &str, maximum: &str) -> PlaceBid {
+        PlaceBid { max_amount: Some(maximum.parse().unwrap()), ..offer(item_id, amount) }
+    }
+
+    #[tokio::test]
+    async fn who_goes_further_leads_and_pays_no_more_than_it_takes() {
+        let app = Harness::start(crate::database()).await;
+        let item = lamp(&app).increment("5").offer().await;
+        let (ann, bob, function) = (app.as_user(ANN), app.as_user(BOB), function());
+        let max = |bid: &Bid| bid.max_amount.map(|amount| amount.to_string());
+
+        let first = ann.call(&function, &up_to(item.id, "10", "50")).await.unwrap();
+        assert_eq!((first.amount.to_string(), max(&first)), ("10.00".into(), Some("50.00".into())));
+        let outbid = bob.call(&function, &up_to(item.id, "15", "30")).await.unwrap();
+        let after = outbid.item.clone().unwrap();
+        assert_eq!((outbid.seq, outbid.leading, outbid.amount.to_string()), (2, false, "30.00".into()));
+        assert_eq!((after.current_price.to_string(), after.bid_count, after.version), ("35.00".into(), 3, 4));
+        assert_eq!(max(&outbid), None, "it is used up");
+        let before = app.ask(&crate::get_item::function(), &GetItem { item_id: item.id }).await.unwrap();
+        let raised = ann.with_key("r").call(&function, &up_to(item.id, "10", "80")).await.unwrap();
+        assert_eq!((raised.seq, raised.leading, max(&raised)), (3, true, Some("80.00".into())));
+        let again = ann.with_key("r").answer(&function, &up_to(item.id, "10", "80")).await;
+        assert_eq!((again.replayed, again.parse::<Bid>().unwrap()), (true, raised));
+        let shown = app.ask(&crate::get_item::function(), &GetItem { item_id: item.id }).await.unwrap();
+        assert_eq!(shown, before, "nobody sees that the leader goes further");
+        let open = ann.call(&function, &offer(item.id, "40")).await.unwrap();
+        assert_eq!((open.amount.to_string(), max(&open)), ("40.00".into(), Some("80.00".into())));
+
+        let refused = ann.call(&function, &up_to(item.id, "45", "80")).await.unwrap_err();
+        let Error::Refused(refused) = refused else { panic!("{refused:?}") };
+        assert_eq!(
+            (refused.code.as_ref(), &refused.extras["min_next_bid"]),
+            ("BID_TOO_LOW", &"45.00".into())
+        );
+        let told: Vec<(i64, UserId, Option<UserId>, bool)> = app
+            .emitted::<BidPlaced>()
+            .await
+            .iter()
+            .map(|bid| (bid.seq, bid.bidder_id, bid.outbid_id, bid.automatic))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (1, ANN, None, false),
+                (2, BOB, Some(ANN), false),
+                (3, ANN, Some(BOB), true),
+                (4, ANN, Some(ANN), false)
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn many_maxima_on_one_item_are_one_transaction_with_one_statement_for_the_bids() {
+        let app = Harness::start(crate::database()).await;
+        let item = lamp(&app).increment("1").offer().await;
+        let users = [ANN, BOB, UserId(Uuid::from_u128(4)), UserId(Uuid::from_u128(5))];
+        let offers: Vec<_> = (0..200_usize)
+            .map(|n| {
+                // One goes further than everybody before, the next not quite as far.
+                let maximum = if n % 2 == 0 { 1_000 + 10 * n } else { 985 + 10 * n };
+                (users[n % 4], up_to(item.id, "10", &maximum.to_string()))
+            })
+            .collect();
+
+        let answers = app.batch(&function(), &offers).await;
+
+        let accepted = answers.iter().filter(|answer| answer.status == 200).count();
+        let transactions = count(&app, "select count(distinct xmin::text) from bids").await;
+        assert_eq!(transactions, 1);
+        assert_eq!(count(&app, "select count(*) from platform.outbox where events like '%placed%'").await, 1);
+        let rows = count(&app, "select count(*) from bids where command_id <> id").await;
+        assert_eq!(rows, 200, "a decision for each command");
+        let seqs = count(&app, "select count(seq) from bids").await;
+        let dense = "select count(*) from (select seq - row_number() over (order by seq) as gap from bids where seq is not null) as n where gap = 0";
+        assert_eq!(
+            (count(&app, dense).await, count(&app, "select bid_count from items").await),
+            (seqs, seqs)
+        );
+        let answered = count(&app, "select count(*) from bids where command_id = id").await;
+        assert_eq!((accepted, answered), (200, 100));
+        let falling = "select count(*) from bids one join bids next on next.seq = one.seq + 1
+            where next.amount < one.amount or next.amount = one.amount and next.command_id <> next.id";
+        assert_eq!(count(&app, falling).await, 0);
+        assert_eq!(app.emitted::<BidPlaced>().await.len(), usize::try_from(seqs).unwrap());
+    }
+
+    #[tokio::test]
+    async fn of_two_equal_maxima_at_once_the_first_leads_and_pays_it() {
+        let app = Harness::start(crate::database()).await;
+        let (ann, bob, function) = (app.as_user(ANN), app.as_user(BOB), function());
+        for _ in 0..10 {
+            let item = lamp(&app).offer().await;
+            let offer = up_to(item.id, "10", "30");
+
+            let (first, second) = tokio::join!(ann.call(&function, &offer), bob.call(&function, &offer));
+
+            let (first, second) = (first.unwrap(), second.unwrap());
+            let (leader, other) = if first.leading { (first, second) } else { (second, first) };
+            assert_eq!((leader.seq, leader.leading, other.seq, other.leading), (1, true, 2, false));
+            let shown = app.ask(&crate::get_item::function(), &GetItem { item_id: item.id }).await.unwrap();
+            let expected = (Some(leader.bidder_id), "30.00".into(), 3);
+            assert_eq!((shown.leader_id, shown.current_price.to_string(), shown.bid_count), expected);
+        }
+    }
+
+    /// Whatever others can see, of an item whose leader goes to 7777.77: no trace of it anywhere.
+    #[tokio::test]
+    async fn what_the_leader_would_pay_is_nowhere_to_be_seen() {
+        use contracts::auctions::{ListBids, ListChanges, SnapshotBids, SnapshotItems};
+        let app = Harness::start(crate::database()).await;
+        let item = lamp(&app).extension(3).buy_now("9000").offer().await;
+        let (item_id, secret) =
+            (item.id, ["7777.77", "777777", "6666.66", "666666", "max_amount", "leader_max"]);
+        let (ann, bob, function) = (app.as_user(ANN), app.as_user(BOB), function());
+        let mut others = Vec::new();
+        ann.call(&function, &up_to(item_id, "10", "6666.66")).await.unwrap();
+        others.push(bob.answer(&function, &offer(item_id, "20")).await.body);
+        ann.call(&function, &up_to(item_id, "10", "7777.77")).await.unwrap();
+        ann.call(&function, &offer(item_id, "25")).await.unwrap();
+        others.push(bob.answer(&function, &up_to(item_id, "30", "40")).await.body);
+        others.push(bob.answer(&function, &offer(item_id, "30")).await.body);
+        // What the leader is refused may stand in a log.
+        others.push(ann.answer(&function, &up_to(item_id, "50", "7000")).await.body);
+
+        let mut seen: Vec<String> =
+            others.iter().map(|body| String::from_utf8_lossy(body).into_owned()).collect();
+        let page = contracts::page::PageQuery::default();
+        for viewer in [&app, &bob, &app.as_user(SELLER)] {
+            let shown = viewer.ask(&crate::get_item::function(), &GetItem { item_id }).await.unwrap();
+            let query = ListBids { item_id, page: page.clone() };
+            let bids = viewer.ask(&crate::list_bids::function(), &query).await.unwrap();
+            let query = ListChanges { item_id, after: 1 };
+            let changes = viewer.ask(&crate::list_changes::function(), &query).await.unwrap();
+            assert!(changes.complete && bids.data.iter().any(|bid| bid.automatic));
+            let items =
+                viewer.ask(&crate::snapshot_items::function(), &SnapshotItems::default()).await.unwrap();
+            let past = viewer.ask(&crate::snapshot_bids::function(), &SnapshotBids::default()).await.unwrap();
+            seen.push(serde_json::to_string(&(shown, bids, changes, items, past)).unwrap());
+        }
+        let outbox = "select events from platform.outbox";
+        seen.extend(sqlx::query_scalar::<_, String>(outbox).fetch_all(app.pool()).await.unwrap());
+        assert!(seen.iter().any(|text| text.contains("bid.placed")) && seen.len() > 8, "{}", seen.len());
+        for text in &seen {
+            for secret in secret {
+                assert!(!text.contains(secret), "{secret} in {text}");
+            }
+        }
+        let own = "select count(*) from bids where answer like '%7777.77%'";
+        assert_eq!(count(&app, own).await, 2, "its bidder is told: when it was said, and with the open bid");
+    }
+
+    #[tokio::test]
+    async fn a_maximum_that_cannot_be_is_refused() {
+        let app = Harness::start(crate::database()).await;
+        let item = lamp(&app).offer().await;
+        for (maximum, member) in
+            [("9.99", "max_amount: must not be below amount"), ("10.001", "max_amount: ")]
+        {
+            let answer = app.as_user(ANN).answer(&function(), &up_to(item.id, "10", maximum)).await;
+            let body = String::from_utf8_lossy(&answer.body).into_owned();
+            assert_eq!(answer.status, 400, "{body}");
+            assert!(body.contains(member), "{body}");
+        }
     }
 
     #[tokio::test]

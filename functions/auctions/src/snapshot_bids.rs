@@ -10,6 +10,8 @@ use contracts::{
 use platform::{Cx, Function, Refused, Result, error::Field, replay::SnapshotPage};
 use uuid::Uuid;
 
+use crate::{increments::Increments, store};
+
 /// Queries of [`SnapshotBids`].
 pub fn function() -> Function {
     Function::query(snapshot_bids)
@@ -23,8 +25,8 @@ async fn snapshot_bids(cx: &mut Cx, query: SnapshotBids) -> Result<SnapshotPage>
     let rows = sqlx::query!(
         r#"
         select bids.id, item_id, bidder_id as "bidder_id!", amount as "amount!", seq as "seq!",
-            coalesce(version, 0) as "version!", placed_at, seller_id, currency, bid_increment, reserve_price, name,
-            closed_at, (outcome = 'sold' and leading_bid_id = bids.id) is true as "won!"
+            coalesce(version, 0) as "version!", placed_at, seller_id, currency, bid_increment, increment_policy,
+            reserve_price, name, closed_at, command_id = bids.id as "automatic!", (outcome = 'sold' and leading_bid_id = bids.id) is true as "won!"
         from bids join items on items.id = item_id
         where seq is not null and (item_id, seq) > ($1, $2) order by item_id, seq limit 1000
         "#,
@@ -46,7 +48,8 @@ async fn snapshot_bids(cx: &mut Cx, query: SnapshotBids) -> Result<SnapshotPage>
             seller_id: row.seller_id,
             bidder_id: row.bidder_id,
             amount: money(row.amount),
-            increment: money(row.bid_increment),
+            automatic: row.automatic,
+            increments: store::increments(&row.increment_policy, money(row.bid_increment)),
             reserve: row.reserve_price.map(money),
             seq: row.seq,
             version: row.version,
@@ -78,7 +81,8 @@ pub(crate) struct PastBid {
     pub(crate) seller_id: Uuid,
     pub(crate) bidder_id: Uuid,
     pub(crate) amount: Money,
-    pub(crate) increment: Money,
+    pub(crate) automatic: bool,
+    pub(crate) increments: Increments,
     pub(crate) reserve: Option<Money>,
     pub(crate) seq: i64,
     pub(crate) version: i64,
@@ -89,13 +93,13 @@ impl PastBid {
     /// As it was told then, but for what only those who were there wanted to know: whom it outbid, and where
     /// the end stood.
     pub(crate) fn told(self) -> BidPlaced {
-        let next = self.amount.plus(self.increment).unwrap_or(Money::new(i64::MAX, self.amount.currency));
         BidPlaced {
             bid_id: BidId(self.id),
             item_id: ItemId(self.item_id),
             seller_id: UserId(self.seller_id),
             bidder_id: UserId(self.bidder_id),
             outbid_id: None,
+            automatic: self.automatic,
             amount: self.amount.into(),
             currency: self.amount.currency,
             seq: self.seq,
@@ -103,7 +107,7 @@ impl PastBid {
             ends_at: None,
             placed_at: self.placed_at,
             current_price: self.amount.into(),
-            min_next_bid: next.into(),
+            min_next_bid: self.increments.above(self.amount).into(),
             reserve_met: self.reserve.is_none_or(|reserve| self.amount.minor >= reserve.minor),
         }
     }
@@ -151,8 +155,17 @@ mod tests {
         let app = Harness::start(crate::database()).await.with_bus(bus);
         let items = [lamp(&app).reserve("11").offer().await, lamp(&app).increment("2").offer().await];
         for (item, amount) in [(0, "10"), (1, "10"), (0, "11.50"), (1, "13"), (1, "11"), (1, "15")] {
-            let offer = PlaceBid { item_id: items[item].id, amount: amount.parse().unwrap() };
+            let offer = PlaceBid::open(items[item].id, amount.parse().unwrap());
             let _ = app.as_user(UserId(Uuid::from_u128(2))).call(&crate::place_bid::function(), &offer).await;
+        }
+        // The leader goes further in secret, and pays for it when somebody comes.
+        for (user, amount, maximum) in [(2, "15", Some("20")), (3, "17", None)] {
+            let max_amount = maximum.map(|maximum| maximum.parse().unwrap());
+            let offer = PlaceBid { max_amount, ..PlaceBid::open(items[1].id, amount.parse().unwrap()) };
+            app.as_user(UserId(Uuid::from_u128(user)))
+                .call(&crate::place_bid::function(), &offer)
+                .await
+                .unwrap();
         }
         end_at(&app, items[0].id, Timestamp::now() - std::time::Duration::from_millis(50)).await;
         app.work(&crate::close_auction::function()).await.unwrap();
@@ -166,7 +179,8 @@ mod tests {
         for bids in [&mut placed, &mut then] {
             bids.sort_by_key(|bid| (bid.item_id, bid.seq));
         }
-        assert_eq!(placed.len(), 5, "one was too low");
+        assert_eq!(placed.len(), 7, "one was too low, and one was answered");
+        assert!(placed.iter().map(|bid| bid.automatic).eq([false, false, false, false, false, false, true]));
         assert_eq!(placed, then);
         assert_eq!(won, app.emitted::<BidWon>().await);
     }

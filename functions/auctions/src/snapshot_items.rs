@@ -40,7 +40,7 @@ async fn snapshot_items(cx: &mut Cx, query: SnapshotItems) -> Result<SnapshotPag
     // Found by their places, for which there is an index.
     let bids = sqlx::query!(
         r#"
-        select id, placed_at, coalesce(version, 0) as "version!" from bids
+        select id, placed_at, coalesce(version, 0) as "version!", command_id = id as "automatic!" from bids
             join unnest($1::uuid[], $2::bigint[]) as highest (item_id, seq) using (item_id, seq)
         where id = any($3)
         "#,
@@ -64,7 +64,8 @@ async fn snapshot_items(cx: &mut Cx, query: SnapshotItems) -> Result<SnapshotPag
             seller_id: auction.seller.0,
             bidder_id: leading.bidder.0,
             amount: leading.price,
-            increment: auction.increment,
+            automatic: bid.automatic,
+            increments: auction.increments,
             reserve: auction.reserve,
             seq: auction.bid_count,
             version: bid.version,
@@ -115,7 +116,7 @@ mod tests {
         let app = Harness::start(crate::database()).await.with_bus(bus);
         let (sold, fresh) = (lamp(&app).offer().await, lamp(&app).offer().await);
         for amount in ["10", "12.50"] {
-            let offer = PlaceBid { item_id: sold.id, amount: amount.parse().unwrap() };
+            let offer = PlaceBid::open(sold.id, amount.parse().unwrap());
             let bidder = app.as_user(UserId(Uuid::from_u128(2)));
             bidder.call(&crate::place_bid::function(), &offer).await.unwrap();
         }

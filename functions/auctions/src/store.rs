@@ -1,17 +1,23 @@
 //! The SQL that several functions share: an item, read as the rules see it and as people see it.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use contracts::{
     Amount, BidId, Currency, ItemId, Money, Page, Timestamp, UserId,
-    auctions::{Item, ItemChange, ItemCourse, ItemState},
+    auctions::{IncrementPolicy, Item, ItemChange, ItemCourse, ItemState},
     page::{PageInfo, PageQuery},
 };
 use platform::{Caller, Cx, Refused, Result, Role, error::Field};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::auction::{Auction, Leading, Outcome};
+use crate::{
+    auction::{Auction, Leading, Outcome},
+    increments::Increments,
+};
 
 /// What the rules need of an item's row.
 pub(crate) struct RuleRow {
@@ -20,7 +26,9 @@ pub(crate) struct RuleRow {
     currency: String,
     start_price: i64,
     bid_increment: i64,
+    increment_policy: String,
     reserve_price: Option<i64>,
+    buy_now_price: Option<i64>,
     extension_window_seconds: i32,
     extension_seconds: i32,
     outcome: Option<String>,
@@ -29,6 +37,7 @@ pub(crate) struct RuleRow {
     planned_end: Timestamp,
     price: Option<i64>,
     leader_id: Option<Uuid>,
+    leader_maximum: Option<i64>,
     leading_bid_id: Option<Uuid>,
     bid_count: i64,
     revision: i64,
@@ -41,7 +50,8 @@ impl RuleRow {
         let seconds = |seconds: i32| Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
         let leading = match (self.leading_bid_id, self.leader_id, self.price) {
             (Some(bid), Some(bidder), Some(price)) => {
-                Some(Leading { bid: BidId(bid), bidder: UserId(bidder), price: money(price) })
+                let maximum = money(self.leader_maximum.unwrap_or(price));
+                Some(Leading { bid: BidId(bid), bidder: UserId(bidder), price: money(price), maximum })
             }
             _ => None,
         };
@@ -50,8 +60,9 @@ impl RuleRow {
             seller: UserId(self.seller_id),
             currency,
             start_price: money(self.start_price),
-            increment: money(self.bid_increment),
+            increments: increments(&self.increment_policy, money(self.bid_increment)),
             reserve: self.reserve_price.map(money),
+            buy_now: self.buy_now_price.map(money),
             window: seconds(self.extension_window_seconds),
             extension: seconds(self.extension_seconds),
             outcome: self.outcome.as_deref().and_then(Outcome::parse),
@@ -65,15 +76,20 @@ impl RuleRow {
     }
 }
 
+/// How a price climbs, read from a row.
+pub(crate) fn increments(policy: &str, flat: Money) -> Increments {
+    Increments { policy: IncrementPolicy::parse(policy).unwrap_or_default(), flat }
+}
+
 /// Locks items in the order of their ids, so that two batches with the same items cannot wait for
 /// each other, and reads them as the rules see them.
 pub(crate) async fn lock_auctions(tx: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<ItemId, Auction>> {
     let rows = sqlx::query_as!(
         RuleRow,
         r#"
-        select id, seller_id, currency, start_price, bid_increment, reserve_price,
+        select id, seller_id, currency, start_price, bid_increment, increment_policy, reserve_price, buy_now_price,
             extension_window_seconds, extension_seconds, outcome, starts_at, ends_at, planned_end,
-            price, leader_id, leading_bid_id, bid_count, revision
+            price, leader_id, leader_maximum, leading_bid_id, bid_count, revision
         from items where id = any($1) order by id for update
         "#,
         ids,
@@ -88,13 +104,59 @@ pub(crate) async fn lock_auctions(tx: &mut PgConnection, ids: &[Uuid]) -> Result
         .collect()
 }
 
+/// Writes where the bidding on items stands, and their ends, in one statement. What only the leader knows leaves
+/// no trace that others see.
+pub(crate) async fn write_bidding(
+    tx: &mut PgConnection,
+    auctions: &HashMap<ItemId, Auction>,
+    changed: &BTreeSet<ItemId>,
+) -> Result<()> {
+    let mut columns =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for auction in changed.iter().filter_map(|id| auctions.get(id)) {
+        let Some(leading) = auction.leading else { continue };
+        columns.0.push(auction.id.0);
+        columns.1.push(leading.price.minor);
+        columns.2.push(leading.bidder.0);
+        columns.3.push(leading.maximum.minor);
+        columns.4.push(leading.bid.0);
+        columns.5.push(auction.bid_count);
+        columns.6.push(auction.ends_at);
+        columns.7.push(auction.revision);
+    }
+    if columns.0.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"
+        update items set price = bid.price, leader_id = bid.leader_id, leader_maximum = bid.leader_maximum,
+            leading_bid_id = bid.bid_id, bid_count = bid.bid_count, ends_at = bid.ends_at, revision = bid.revision,
+            updated_at = case when items.bid_count = bid.bid_count then items.updated_at else now() end
+        from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::uuid[], $6::bigint[], $7::timestamptz[],
+            $8::bigint[])
+            as bid (item_id, price, leader_id, leader_maximum, bid_id, bid_count, ends_at, revision)
+        where items.id = bid.item_id
+        "#,
+        &columns.0,
+        &columns.1,
+        &columns.2,
+        &columns.3,
+        &columns.4,
+        &columns.5,
+        &columns.6 as &[Timestamp],
+        &columns.7,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// What people see of an item beside what the rules need.
 pub(crate) struct Description {
     pub(crate) name: String,
     pub(crate) description: String,
     pub(crate) category_id: Option<i64>,
     pub(crate) image_urls: Vec<String>,
-    pub(crate) buy_now_price: Option<i64>,
     pub(crate) closed_at: Option<Timestamp>,
     pub(crate) created_at: Timestamp,
     pub(crate) updated_at: Timestamp,
@@ -118,7 +180,9 @@ pub(crate) async fn load(connection: &mut PgConnection, ids: &[Uuid]) -> Result<
                 currency: row.currency,
                 start_price: row.start_price,
                 bid_increment: row.bid_increment,
+                increment_policy: row.increment_policy,
                 reserve_price: row.reserve_price,
+                buy_now_price: row.buy_now_price,
                 extension_window_seconds: row.extension_window_seconds,
                 extension_seconds: row.extension_seconds,
                 outcome: row.outcome,
@@ -127,6 +191,7 @@ pub(crate) async fn load(connection: &mut PgConnection, ids: &[Uuid]) -> Result<
                 planned_end: row.planned_end,
                 price: row.price,
                 leader_id: row.leader_id,
+                leader_maximum: row.leader_maximum,
                 leading_bid_id: row.leading_bid_id,
                 bid_count: row.bid_count,
                 revision: row.revision,
@@ -136,7 +201,6 @@ pub(crate) async fn load(connection: &mut PgConnection, ids: &[Uuid]) -> Result<
                 description: row.description,
                 category_id: row.category_id,
                 image_urls: row.image_urls,
-                buy_now_price: row.buy_now_price,
                 closed_at: row.closed_at,
                 created_at: row.created_at,
                 updated_at: row.updated_at,
@@ -243,8 +307,9 @@ impl Whole {
             image_urls: description.image_urls.clone(),
             currency: auction.currency,
             start_price: auction.start_price.into(),
-            bid_increment: auction.increment.into(),
-            buy_now_price: self.buy_now_price(),
+            bid_increment: auction.increments.at(auction.current_price()).into(),
+            increment_policy: auction.increments.policy,
+            buy_now_price: auction.buy_now.map(Amount::from),
             status: auction.status(now),
             starts_at: auction.starts_at,
             ends_at: auction.ends_at,
@@ -267,10 +332,11 @@ impl Whole {
             seller_id: auction.seller,
             currency: auction.currency,
             start_price: auction.start_price.into(),
-            bid_increment: auction.increment.into(),
+            bid_increment: auction.increments.at(auction.current_price()).into(),
+            increment_policy: auction.increments.policy,
             reserve_met: auction.reserve_met(),
             reserve_price: auction.reserve.filter(|_| insider).map(Amount::from),
-            buy_now_price: self.buy_now_price(),
+            buy_now_price: auction.buy_now.map(Amount::from),
             current_price: auction.current_price().into(),
             min_next_bid: auction.minimum_bid().into(),
             bid_count: auction.bid_count,
@@ -291,11 +357,6 @@ impl Whole {
             created_at: self.description.created_at,
             updated_at: self.description.updated_at,
         }
-    }
-
-    fn buy_now_price(&self) -> Option<Amount> {
-        let currency = self.auction.currency;
-        self.description.buy_now_price.map(|minor| Money::new(minor, currency).into())
     }
 }
 
@@ -346,6 +407,10 @@ pub(crate) mod testing {
 
         pub(crate) fn increment(self, price: &str) -> Self {
             self.with("bid_increment", json!(price))
+        }
+
+        pub(crate) fn buy_now(self, price: &str) -> Self {
+            self.with("buy_now_price", json!(price))
         }
 
         pub(crate) fn extension(self, seconds: u32) -> Self {

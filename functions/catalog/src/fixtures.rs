@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use contracts::{
     Amount, BidId, Currency, ItemId, Timestamp, UserId,
-    auctions::{BidPlaced, Item, ItemCreated, ItemState, ItemStatus},
+    auctions::{BidPlaced, IncrementPolicy, Item, ItemCreated, ItemState, ItemStatus},
     catalog::ListItems,
 };
 use platform::{Delivery, Event, Verdict};
@@ -41,6 +41,7 @@ pub(crate) fn lamp(id: u128) -> ItemState {
         currency: Currency::USD,
         start_price: amount("10.00"),
         bid_increment: amount("0.01"),
+        increment_policy: IncrementPolicy::Flat,
         buy_now_price: None,
         status: ItemStatus::Open,
         starts_at: noon(),
@@ -62,6 +63,7 @@ pub(crate) fn bid(item: &ItemState, seq: i64, price: &str) -> BidPlaced {
         seller_id: item.seller_id,
         bidder_id: ANN,
         outbid_id: None,
+        automatic: false,
         amount: amount(price),
         currency: item.currency,
         seq,

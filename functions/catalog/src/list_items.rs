@@ -2,7 +2,7 @@
 
 use contracts::{
     Amount, ItemId, Page, Timestamp, UserId,
-    auctions::{Item, ItemStatus},
+    auctions::{IncrementPolicy, Item, ItemStatus},
     catalog::{ItemSort, ListItems},
     cursor,
     page::PageInfo,
@@ -126,7 +126,9 @@ macro_rules! page {
                 Row,
                 r#"select id, item_version, seller_id, name, description, category_id,
                     image_urls as "image_urls: Json<Vec<String>>", currency, start_price::text as "start_price!",
-                    bid_increment::text as "bid_increment!", buy_now_price::text, outcome, starts_at, ends_at,
+                    -- The step at the price of the bid that was heard last.
+                    (case when seq > 0 then min_next_bid - price else bid_increment end)::text as "bid_increment!",
+                    increment_policy, buy_now_price::text, outcome, starts_at, ends_at,
                     extension_window_seconds, extension_seconds, winner_id, final_price::text, closed_at,
                     created_at, seq, leader_id, price::text as "price!", min_next_bid::text as "min_next_bid!",
                     reserve_met, greatest(created_at, placed_at, closed_at) as "updated_at!"
@@ -276,6 +278,7 @@ struct Row {
     currency: String,
     start_price: String,
     bid_increment: String,
+    increment_policy: String,
     buy_now_price: Option<String>,
     outcome: Option<String>,
     starts_at: Timestamp,
@@ -321,6 +324,7 @@ impl Row {
             currency: self.currency.parse().map_err(anyhow::Error::new)?,
             start_price: amount(&self.start_price)?,
             bid_increment: amount(&self.bid_increment)?,
+            increment_policy: IncrementPolicy::parse(&self.increment_policy).unwrap_or_default(),
             reserve_met: self.reserve_met,
             reserve_price: None,
             buy_now_price: optional(self.buy_now_price)?,

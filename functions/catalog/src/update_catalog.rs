@@ -79,18 +79,20 @@ async fn write_items(tx: &mut PgConnection, items: BTreeMap<ItemId, ItemState>) 
         r#"
         insert into items (id, item_version, seller_id, name, description, category_id, image_urls, currency,
             start_price, bid_increment, buy_now_price, outcome, starts_at, ends_at, extension_window_seconds,
-            extension_seconds, winner_id, final_price, closed_at, created_at, words)
+            extension_seconds, winner_id, final_price, closed_at, created_at, words, increment_policy)
         select id, item_version, seller_id, name, description, category_id, image_urls::jsonb, currency,
             start_price::numeric, bid_increment::numeric, buy_now_price::numeric, outcome, starts_at, ends_at,
             extension_window_seconds, extension_seconds, winner_id, final_price::numeric, closed_at, created_at,
-            setweight(to_tsvector('simple', plain_name), 'A') || setweight(to_tsvector('simple', plain_description), 'B')
+            setweight(to_tsvector('simple', plain_name), 'A') || setweight(to_tsvector('simple', plain_description), 'B'),
+            increment_policy
         from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::text[],
             $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::timestamptz[], $14::timestamptz[],
             $15::integer[], $16::integer[], $17::uuid[], $18::text[], $19::timestamptz[], $20::timestamptz[],
-            $21::text[], $22::text[])
+            $21::text[], $22::text[], $23::text[])
             as item (id, item_version, seller_id, name, description, category_id, image_urls, currency,
                 start_price, bid_increment, buy_now_price, outcome, starts_at, ends_at, extension_window_seconds,
-                extension_seconds, winner_id, final_price, closed_at, created_at, plain_name, plain_description)
+                extension_seconds, winner_id, final_price, closed_at, created_at, plain_name, plain_description,
+                increment_policy)
         order by id
         on conflict (id) do update set
             item_version = excluded.item_version, seller_id = excluded.seller_id, name = excluded.name,
@@ -101,7 +103,7 @@ async fn write_items(tx: &mut PgConnection, items: BTreeMap<ItemId, ItemState>) 
             extension_window_seconds = excluded.extension_window_seconds,
             extension_seconds = excluded.extension_seconds, winner_id = excluded.winner_id,
             final_price = excluded.final_price, closed_at = excluded.closed_at, created_at = excluded.created_at,
-            words = excluded.words
+            words = excluded.words, increment_policy = excluded.increment_policy
         where items.item_version < excluded.item_version
         "#,
         &rows.ids,
@@ -126,6 +128,7 @@ async fn write_items(tx: &mut PgConnection, items: BTreeMap<ItemId, ItemState>) 
         &rows.created as &[Timestamp],
         &rows.plain_names,
         &rows.plain_descriptions,
+        &rows.policies,
     )
     .execute(tx)
     .await?;
@@ -157,6 +160,7 @@ struct ItemRows {
     created: Vec<Timestamp>,
     plain_names: Vec<String>,
     plain_descriptions: Vec<String>,
+    policies: Vec<String>,
 }
 
 impl ItemRows {
@@ -174,6 +178,7 @@ impl ItemRows {
         self.image_urls.push(serde_json::to_string(&item.image_urls)?);
         self.currencies.push(item.currency.code().to_owned());
         self.start_prices.push(text(item.start_price));
+        self.policies.push(item.increment_policy.as_str().to_owned());
         self.increments.push(text(item.bid_increment));
         self.buy_now_prices.push(item.buy_now_price.map(text));
         self.outcomes.push(outcome(item.status).map(str::to_owned));

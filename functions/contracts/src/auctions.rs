@@ -7,8 +7,10 @@ use uuid::Uuid;
 
 use crate::{Amount, BidId, Currency, ItemId, Page, page::PageQuery};
 
+mod bidding;
 mod mine;
 
+pub use bidding::{BuyNow, IncrementPolicy};
 pub use mine::{ListMyItems, ListWatchlist, UnwatchItem, WatchItem};
 
 /// Offer something for sale.
@@ -33,11 +35,15 @@ pub struct CreateItem {
     #[serde(default, alias = "bidIncrement")]
     #[garde(inner(custom(positive)))]
     pub bid_increment: Option<Amount>,
+    /// Whether that step is the same at every price, or which table it is read from.
+    #[serde(default, alias = "incrementPolicy")]
+    #[garde(skip)]
+    pub increment_policy: IncrementPolicy,
     /// Below this the item is not sold. Known to the seller only.
     #[serde(default, alias = "reservePrice")]
     #[garde(inner(custom(positive)))]
     pub reserve_price: Option<Amount>,
-    /// For this it is sold at once.
+    /// For this it is sold at once, while nobody else would win it.
     #[serde(default, alias = "buyNowPrice", alias = "buyoutPrice")]
     #[garde(inner(custom(positive)))]
     pub buy_now_price: Option<Amount>,
@@ -57,10 +63,10 @@ pub struct CreateItem {
     #[serde(alias = "endsAt", alias = "endDate")]
     #[garde(skip)]
     pub ends_at: Timestamp,
-    /// A bid this close to the end moves the end; 0 for never.
+    /// A bid this close to the end moves the end; 0 for never. When missing, what the platform is set to.
     #[serde(default, alias = "extensionWindowSeconds")]
-    #[garde(range(max = 3600))]
-    pub extension_window_seconds: u32,
+    #[garde(inner(range(max = 3600)))]
+    pub extension_window_seconds: Option<u32>,
     /// How long after such a bid the end comes; the window when missing.
     #[serde(default, alias = "extensionSeconds")]
     #[garde(inner(range(min = 1, max = 3600)))]
@@ -97,9 +103,20 @@ pub struct PlaceBid {
     /// Which item.
     #[garde(skip)]
     pub item_id: ItemId,
-    /// How much, in the item's currency.
+    /// How much is offered openly, in the item's currency.
     #[garde(custom(positive))]
     pub amount: Amount,
+    /// How far the platform may go on the bidder's behalf. Nobody else learns it while it leads.
+    #[serde(default, alias = "maxAmount", skip_serializing_if = "Option::is_none")]
+    #[garde(inner(custom(not_below(&self.amount))))]
+    pub max_amount: Option<Amount>,
+}
+
+impl PlaceBid {
+    /// An offer of so much and no more.
+    pub fn open(item_id: ItemId, amount: Amount) -> Self {
+        Self { item_id, amount, max_amount: None }
+    }
 }
 
 impl Message for PlaceBid {
@@ -240,9 +257,12 @@ pub struct Item {
     pub currency: Currency,
     /// The lowest first bid.
     pub start_price: Amount,
-    /// By how much a bid must top the one before.
+    /// By how much a bid must top the one before, at this price.
     pub bid_increment: Amount,
-    /// Whether the price is high enough to sell.
+    /// What that step depends on.
+    #[serde(default)]
+    pub increment_policy: IncrementPolicy,
+    /// Whether the price is high enough to sell. Until then the item can be bought for `buy_now_price`.
     pub reserve_met: bool,
     /// Shown to the seller only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -298,6 +318,12 @@ pub struct Bid {
     pub placed_at: Timestamp,
     /// Whether it is the highest; in an answer, when it was decided.
     pub leading: bool,
+    /// The platform made it on behalf of who led, up to their maximum.
+    #[serde(default)]
+    pub automatic: bool,
+    /// How far the platform goes on; in the answer to its bidder only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_amount: Option<Amount>,
     /// The item right after this bid; in the answer to it only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<ItemPrice>,
@@ -342,8 +368,11 @@ pub struct ItemState {
     pub currency: Currency,
     /// The lowest first bid.
     pub start_price: Amount,
-    /// By how much a bid must top the one before.
+    /// By how much a bid must top the one before, at the price of this moment.
     pub bid_increment: Amount,
+    /// What that step depends on.
+    #[serde(default)]
+    pub increment_policy: IncrementPolicy,
     /// For this it is sold at once.
     pub buy_now_price: Option<Amount>,
     /// Where it stands.
@@ -432,6 +461,9 @@ pub struct BidPlaced {
     pub bidder_id: UserId,
     /// Who led until then.
     pub outbid_id: Option<UserId>,
+    /// The platform made it on behalf of who led before the last bid.
+    #[serde(default)]
+    pub automatic: bool,
     /// How much.
     pub amount: Amount,
     /// Of all amounts.
@@ -467,8 +499,8 @@ impl Event for BidPlaced {
 }
 
 impl BidPlaced {
-    /// The bid as its bidder was answered; none when the event is too old to say what was after it.
-    fn bid(self) -> Option<Bid> {
+    /// The bid as everybody is told of it; none when the event is too old to say what was after it.
+    pub fn bid(self) -> Option<Bid> {
         let item = ItemPrice {
             current_price: self.current_price,
             min_next_bid: self.min_next_bid,
@@ -484,6 +516,8 @@ impl BidPlaced {
             seq: self.seq,
             placed_at: self.placed_at,
             leading: true,
+            automatic: self.automatic,
+            max_amount: None,
             item: Some(item),
         })
     }
@@ -628,6 +662,12 @@ fn positive(amount: &Amount, (): &()) -> garde::Result {
     if amount.is_positive() { Ok(()) } else { Err(garde::Error::new("must be above 0")) }
 }
 
+fn not_below(amount: &Amount) -> impl FnOnce(&Amount, &()) -> garde::Result + '_ {
+    move |maximum, ()| {
+        if amount.is_above(*maximum) { Err(garde::Error::new("must not be below amount")) } else { Ok(()) }
+    }
+}
+
 fn not_blank(text: &str, (): &()) -> garde::Result {
     if text.trim().is_empty() { Err(garde::Error::new("must not be blank")) } else { Ok(()) }
 }
@@ -729,5 +769,25 @@ mod tests {
             let bid: PlaceBid = serde_json::from_str(&body).unwrap();
             assert_eq!(bid.check().is_ok(), good, "{amount}");
         }
+    }
+
+    #[test]
+    fn a_maximum_is_not_below_what_is_offered_openly() {
+        for (maximum, good) in
+            [("12.5", true), ("12.50", true), ("13", true), ("12.49", false), ("-1", false)]
+        {
+            let body = json!({ "item_id": ItemId::new(), "amount": "12.50", "max_amount": maximum });
+            let bid: PlaceBid = serde_json::from_value(body).unwrap();
+            assert_eq!(bid.check().is_ok(), good, "{maximum}");
+        }
+    }
+
+    #[test]
+    fn each_policy_has_its_word() {
+        for policy in [IncrementPolicy::Flat, IncrementPolicy::TradeMe, IncrementPolicy::Ebay] {
+            assert_eq!(serde_json::to_value(policy).unwrap(), policy.as_str());
+            assert_eq!(IncrementPolicy::parse(policy.as_str()), Some(policy));
+        }
+        assert_eq!(IncrementPolicy::parse("steep"), None);
     }
 }

@@ -3,7 +3,7 @@
 //! A route has no code of its own, so it cannot grow logic. What is not said here is said once in `exchange`.
 
 use contracts::{
-    auctions::{CreateItem, GetItem, ListBids, ListMyItems, ListWatchlist, PlaceBid, UnwatchItem, WatchItem},
+    auctions::{BuyNow, CreateItem, GetItem, ListBids, ListMyItems, ListWatchlist, PlaceBid, UnwatchItem, WatchItem},
     catalog::ListItems,
     identity::{
         Challenge2fa, ChangePassword, DeleteUser, Disable2fa, Enable2fa, EndSession, GetJwks, GetMe, GetUser,
@@ -47,6 +47,7 @@ pub(crate) fn table() -> Vec<Line> {
         ask::<GetItem>(["/api/v1/items/{item_id}"]).versioned(),
         send::<PlaceBid>(["/api/v1/items/{item_id}/bids"]).bearer().created(),
         ask::<ListBids>(["/api/v1/items/{item_id}/bids"]),
+        send::<BuyNow>(["/api/v1/items/{item_id}/buy-now"]).bearer().created(),
         send::<WatchItem>(["/api/v1/items/{item_id}/watch"]).put().bearer().empty(),
         ask::<ListWatchlist>(["/api/v1/users/me/watchlist"]).bearer(),
         ask::<ListMyItems>(["/api/v1/users/me/items"]).bearer(),

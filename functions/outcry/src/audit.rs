@@ -18,12 +18,14 @@ pub(crate) struct Kept {
     pub(crate) bidder: UserId,
     pub(crate) minor: i64,
     pub(crate) seq: i64,
+    /// Made by the platform on the leader's behalf: nobody asked for it.
+    pub(crate) automatic: bool,
 }
 
 impl Kept {
     pub(crate) fn of(bid: &Bid, currency: Currency) -> anyhow::Result<Self> {
         let minor = bid.amount.in_currency(currency)?.minor;
-        Ok(Self { id: bid.id, bidder: bid.bidder_id, minor, seq: bid.seq })
+        Ok(Self { id: bid.id, bidder: bid.bidder_id, minor, seq: bid.seq, automatic: bid.automatic })
     }
 
     pub(crate) fn all<'a>(
@@ -67,7 +69,7 @@ pub(crate) enum Fault {
     Unasked(BidId),
     /// Its number is not its place in the list.
     Misplaced(BidId),
-    /// Not higher than the one before.
+    /// Not higher than the one before. An automatic bid may be as high: of equal maxima the earlier leads.
     NotRising(BidId),
     /// The item does not say what its last bid says.
     Wrong { said: Shown, should: Shown },
@@ -112,7 +114,7 @@ pub(crate) fn item(start: i64, shown: Shown, listed: &[Kept], answered: &[Kept])
         if bid.seq != place {
             faults.push(Fault::Misplaced(bid.id));
         }
-        if price.is_some_and(|price| bid.minor <= price) {
+        if price.is_some_and(|price| bid.minor < price || bid.minor == price && !bid.automatic) {
             faults.push(Fault::NotRising(bid.id));
         }
         price = price.max(Some(bid.minor));
@@ -128,7 +130,8 @@ pub(crate) fn item(start: i64, shown: Shown, listed: &[Kept], answered: &[Kept])
             Some(_) => {}
         }
     }
-    faults.extend(listed.iter().filter(|bid| !told.contains(&bid.id)).map(|bid| Fault::Unasked(bid.id)));
+    let unasked = listed.iter().filter(|bid| !bid.automatic && !told.contains(&bid.id));
+    faults.extend(unasked.map(|bid| Fault::Unasked(bid.id)));
     let should = Shown {
         price: price.unwrap_or(start),
         bids: i64::try_from(listed.len()).unwrap_or(i64::MAX),
@@ -179,6 +182,7 @@ mod tests {
             bidder,
             minor: 100 + number,
             seq: number,
+            automatic: false,
         }
     }
 
@@ -246,6 +250,20 @@ mod tests {
 
         assert!(faults.contains(&Fault::NotRising(bid(1).id)), "{faults:?}");
         assert!(faults.contains(&Fault::Misplaced(bid(2).id)), "{faults:?}");
+    }
+
+    #[test]
+    fn an_automatic_answer_needs_no_request_and_may_be_as_high_as_what_it_answers() {
+        let equal = Kept { automatic: true, minor: bid(2).minor, ..bid(3) };
+        let said = Shown { price: 102, ..shown() };
+        let listed = |last: Kept| [bid(1), bid(2), last];
+
+        assert_eq!(item(START, said, &listed(equal), &[bid(1), bid(2)]), []);
+        let lower = Kept { minor: bid(1).minor, ..equal };
+        assert_eq!(item(START, said, &listed(lower), &[bid(1), bid(2)]), [Fault::NotRising(bid(3).id)]);
+        let asked = Kept { automatic: false, ..equal };
+        let faults = item(START, said, &listed(asked), &[bid(1), bid(2)]);
+        assert_eq!(faults, [Fault::NotRising(bid(3).id), Fault::Unasked(bid(3).id)]);
     }
 
     #[test]

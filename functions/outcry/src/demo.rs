@@ -257,7 +257,11 @@ async fn register(api: &Api, username: &str) -> anyhow::Result<Session> {
 async fn offer(api: &Api, seller: &Session, number: usize, ends_at: Timestamp) -> anyhow::Result<Item> {
     let names = ["a brass lamp", "an oak chair", "a first edition", "a bicycle", "a sea chart"];
     let name = format!("{} (lot {})", names[number % names.len()], number + 1);
-    api.offer(seller, json!({ "name": name, "start_price": "10.00", "ends_at": ends_at })).await
+    // The demonstration ends when it says, wherever it is held.
+    let terms = json!({
+        "name": name, "start_price": "10.00", "ends_at": ends_at, "extension_window_seconds": 0,
+    });
+    api.offer(seller, terms).await
 }
 
 /// Waits until the hammer has fallen.

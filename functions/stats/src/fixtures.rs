@@ -18,6 +18,7 @@ pub(crate) fn placed(bidder_id: UserId, amount: &str) -> (Uuid, BidPlaced) {
         seller_id: SELLER,
         bidder_id,
         outbid_id: None,
+        automatic: false,
         amount,
         currency: Currency::USD,
         seq: 1,

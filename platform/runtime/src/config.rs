@@ -130,6 +130,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("LOG_FORMAT", "pretty or json", "json"),
     ("OUTBOX_RETENTION_HOURS", "a whole number of hours", "24"),
     ("OUTBOX_MAX_BYTES", "a whole number of bytes", "8589934592"),
+    ("EXTENSION_WINDOW_SECS", "0 to 3600 seconds", "120"),
     ("JWT_ISSUER", "a name or URL", "outcry"),
     ("REFRESH_GRACE_SECS", "0 to 60 seconds", "10"),
     ("PASSWORD_BLOCKLIST", "on or off", "on"),

@@ -168,7 +168,7 @@ impl Market {
         let minor = amount.in_currency(USD)?.minor;
         let asked = (self.items[offer.item], self.bidders[offer.bidder].id, offer.minor);
         ensure!((item_id, bidder_id, minor) == asked, "{asked:?} was answered with bid {id}");
-        Ok(Kept { id, bidder: bidder_id, minor, seq })
+        Ok(Kept { id, bidder: bidder_id, minor, seq, automatic: false })
     }
 
     /// Nothing definite is known of the bid; maybe the answer named its command.
