@@ -98,7 +98,7 @@ const MATRIX: &[Row] = &[
     Row { owner: 403, ..bearer("POST", &["/api/v1/items/{item_id}/bids"], Body::Amount, 201) },
     open("GET", &["/api/v1/items/{item_id}/bids"], Body::None, 200),
     // Somebody would win it already.
-    Row { owner: 403, ..bearer("POST", &["/api/v1/items/{item_id}/buy-now"], Body::None, 409) },
+    Row { owner: 403, ..bearer("POST", &["/api/v1/items/{item_id}/buy-now"], Body::Empty, 409) },
     open("GET", &["/api/v1/items/{item_id}/events"], Body::None, 200),
     bearer("PUT", &["/api/v1/items/{item_id}/watch"], Body::None, 204),
     bearer("DELETE", &["/api/v1/items/{item_id}/watch"], Body::None, 204),

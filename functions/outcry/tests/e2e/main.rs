@@ -4,6 +4,7 @@
 
 mod authorization;
 mod bench;
+mod bidding;
 mod canary;
 mod full;
 mod gate;
