@@ -301,7 +301,7 @@ pub enum BidRefused {
         /// The lowest bid that would be accepted.
         minimum: Money,
     },
-    /// By the leader, whose own maximum it does not top. It says no number: what is refused may be seen by others.
+    /// By the leader, whose own maximum it does not top. That maximum is not repeated here: refusals may be logged.
     #[error("you lead already, and a new maximum must be above your last one")]
     NotFurther {
         /// The lowest bid that would be accepted from others.

@@ -103,7 +103,7 @@ fn decide(auctions: &mut HashMap<ItemId, Auction>, offer: &Received<PlaceBid>) -
         (None, _) => "raised",
     };
     let auction = &*auction;
-    // Who only goes further than before is answered with the bid that leads already.
+    // Who only goes further than before is answered with the bid that leads already, as of now.
     let shown = accepted.placed.or_else(|| leading(auction)).ok_or(NoItem)?;
     let mut bid = bid_rows::answer(auction, &shown, placed_at);
     // What is used up is the bid's amount, and how far others go is their business.
