@@ -3,7 +3,9 @@
 //! A route has no code of its own, so it cannot grow logic. What is not said here is said once in `exchange`.
 
 use contracts::{
-    auctions::{BuyNow, CreateItem, GetItem, ListBids, ListMyItems, ListWatchlist, PlaceBid, UnwatchItem, WatchItem},
+    auctions::{
+        BuyNow, CreateItem, GetItem, ListBids, ListMyItems, ListWatchlist, PlaceBid, UnwatchItem, WatchItem,
+    },
     catalog::ListItems,
     identity::{
         Challenge2fa, ChangePassword, DeleteUser, Disable2fa, Enable2fa, EndSession, GetJwks, GetMe, GetUser,
