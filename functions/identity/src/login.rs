@@ -134,4 +134,29 @@ mod tests {
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         app.call(&function(), &named("john", PASSWORD)).await.unwrap();
     }
+
+    /// S-01: asked in turns, so that whatever else the machine does concerns both.
+    #[tokio::test]
+    async fn a_wrong_password_and_an_unknown_name_take_as_long() {
+        let (app, _) = registered().await;
+        let host = app.host(&function());
+        let took = async |name: &str| {
+            let delivery = app.delivery("auth.identity.login", &serde_json::json!(named(name, "secret124")));
+            let begun = std::time::Instant::now();
+            host.execute(&[delivery]).await;
+            begun.elapsed()
+        };
+        let (mut wrong, mut unknown) = (Vec::new(), Vec::new());
+        for _ in 0..40 {
+            wrong.push(took("john").await);
+            unknown.push(took("jane").await);
+        }
+
+        let median = |took: &mut Vec<std::time::Duration>| {
+            took.sort_unstable();
+            took[took.len() / 2].as_secs_f64()
+        };
+        let ratio = median(&mut wrong) / median(&mut unknown);
+        assert!((0.8..1.25).contains(&ratio), "{ratio}: a name without an account is told by the time it takes");
+    }
 }

@@ -12,9 +12,10 @@ use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use platform::{Env, config::RUNNING};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
+use uuid::Uuid;
 
 use crate::{
-    Seen, Visitor, outcry, see, story,
+    Seen, Visitor, outcry, passwords, see, story,
     two_factors::{Phone, settle},
 };
 
@@ -169,9 +170,8 @@ async fn sing(told: &Told) -> Canaries {
     let registered = ok(visitor.post("/identity/register", person).await, 201);
     canaries.add_session(&registered);
     visitor.token = Some(text(&registered, "token"));
-    let login = async |password: &str| {
-        visitor.post("/identity/login", json!({ "email": PLAIN, "password": password })).await
-    };
+    let anybody = visitor.clone();
+    let login = async |password: &str| log_in(&anybody, password).await;
     ok(login(wrong).await, 401);
     let session = ok(login(password).await, 200);
     canaries.add_session(&session);
@@ -214,8 +214,25 @@ async fn sing(told: &Told) -> Canaries {
     canaries.add("a renewed recovery code", code);
     ok(visitor.post("/identity/2fa/disable", proof(wrong, code)).await, 403);
     ok(visitor.post("/identity/2fa/disable", proof(password, code)).await, 204);
-    ok(visitor.post("/identity/logout", refresh(&next)).await, 204);
-    canaries.add_session(&ok(login(password).await, 200));
+    let (newer, newest) = ("canary-newer-password-90ab", "canary-newest-password-e1f7");
+    canaries.add("a newer password", newer);
+    canaries.add("the newest password", newest);
+    let change = |current: &str, new: &str| json!({ "current_password": current, "new_password": new });
+    ok(visitor.put("/identity/password", change(wrong, newer)).await, 403);
+    ok(visitor.put("/identity/password", change(password, newer)).await, 204);
+    ok(visitor.post("/identity/password/reset", json!({ "email": PLAIN })).await, 202);
+    let token = passwords::token(&told.env).await.0;
+    canaries.add_token("a token that is sent", &token);
+    let reset = |token: &str, new: &str| json!({ "token": token, "new_password": new });
+    ok(visitor.post("/identity/password/reset/confirm", reset("canary-no-token.x", newest)).await, 401);
+    ok(visitor.post("/identity/password/reset/confirm", reset(&token, newest)).await, 204);
+    // All sessions ended with it.
+    visitor.token = Some(text(&ok(log_in(&visitor, newest).await, 200), "token"));
+    ok(visitor.put("/identity/password", change(newest, password)).await, 204);
+    ok(log_in(&visitor, newest).await, 401);
+    let last = ok(login(password).await, 200);
+    canaries.add_session(&last);
+    ok(visitor.post("/identity/logout", refresh(&last)).await, 204);
 
     // What cannot be read, and what breaks while it is done.
     for (path, body) in [
@@ -245,10 +262,12 @@ async fn listen_while_they_wait(told: &Told, data: &Path) -> Vec<String> {
     let waiter = json!({ "email": "waiter@example.com", "password": "no canary" });
     visitor.token = Some(text(&ok(visitor.post("/identity/register", waiter).await, 201), "token"));
     let everything = json!({
-        "email": "another@example.com", "password": WAITING, "refresh_token": WAITING, "code": WAITING, "challenge": WAITING,
+        "email": "another@example.com", "password": WAITING, "refresh_token": WAITING, "code": WAITING,
+        "challenge": WAITING, "current_password": WAITING, "new_password": WAITING,
+        "token": format!("{}.{WAITING}", Uuid::now_v7()),
     });
     let mut identity = told.administrator("identity").await;
-    sqlx::raw_sql("begin; lock table users, sessions, challenges").execute(&mut identity).await.unwrap();
+    sqlx::raw_sql("begin; lock table users, sessions, challenges, password_resets").execute(&mut identity).await.unwrap();
     let paths = [
         "register",
         "login",
@@ -258,10 +277,18 @@ async fn listen_while_they_wait(told: &Told, data: &Path) -> Vec<String> {
         "2fa/verify",
         "2fa/challenge",
         "2fa/disable",
+        "2fa/recovery-codes",
+        "password",
+        "password/reset/confirm",
     ];
-    let waiting = paths.into_iter().chain(["2fa/recovery-codes"]).map(|path| {
+    let waiting = paths.into_iter().map(|path| {
         let (visitor, everything) = (visitor.clone(), everything.clone());
-        tokio::spawn(async move { visitor.post(&format!("/identity/{path}"), everything).await })
+        tokio::spawn(async move {
+            match path {
+                "password" => visitor.put("/identity/password", everything).await,
+                path => visitor.post(&format!("/identity/{path}"), everything).await,
+            }
+        })
     });
     let waiting: Vec<_> = waiting.collect();
 
@@ -276,6 +303,10 @@ async fn listen_while_they_wait(told: &Told, data: &Path) -> Vec<String> {
         one.await.unwrap();
     }
     heard
+}
+
+async fn log_in(visitor: &Visitor, password: &str) -> Seen {
+    visitor.post("/identity/login", json!({ "email": PLAIN, "password": password })).await
 }
 
 fn ok(seen: Seen, status: u16) -> Value {

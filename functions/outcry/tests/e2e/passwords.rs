@@ -43,7 +43,6 @@ fn a_changed_password_ends_the_other_sessions_and_keeps_this_one() {
     });
 }
 
-/// The token is computed here as whoever sends the mail will: from the reset's row and the key.
 #[test]
 fn who_forgot_the_password_sets_another_and_nobody_learns_who_has_an_account() {
     story(async {
@@ -78,7 +77,8 @@ fn who_forgot_the_password_sets_another_and_nobody_learns_who_has_an_account() {
     });
 }
 
-async fn token(env: &Env) -> Secret {
+/// The token of the one reset that there is, as whoever sends the mail computes it: from the reset's row and the key.
+pub(crate) async fn token(env: &Env) -> Secret {
     let options = platform::database::options(env, "identity").unwrap();
     let pool = platform::database::pool(&env.read().unwrap(), options, "a test");
     let (id, salt): (Uuid, Vec<u8>) =
