@@ -658,7 +658,7 @@ impl ItemChange {
     }
 }
 
-fn positive(amount: &Amount, (): &()) -> garde::Result {
+pub(crate) fn positive(amount: &Amount, (): &()) -> garde::Result {
     if amount.is_positive() { Ok(()) } else { Err(garde::Error::new("must be above 0")) }
 }
 
@@ -674,7 +674,7 @@ fn not_blank(text: &str, (): &()) -> garde::Result {
 
 /// The platform never fetches these addresses; they are shown to others, so only plain web
 /// addresses without credentials are taken (security.md 2.2, SSRF).
-fn image_url(text: &str, (): &()) -> garde::Result {
+pub(crate) fn image_url(text: &str, (): &()) -> garde::Result {
     let wrong = || garde::Error::new("expected an http or https address without credentials");
     let url = url::Url::parse(text).map_err(|_| wrong())?;
     let plain = text.len() <= 2048 && !text.chars().any(|c| c.is_control() || c.is_whitespace());

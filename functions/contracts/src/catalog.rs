@@ -1,4 +1,16 @@
-//! What is said about the searchable listing.
+//! What is said about the catalogue: categories, products, and the searchable listing of items.
+
+mod categories;
+mod products;
+
+pub use categories::{
+    Category, CategoryCreated, CategoryDeleted, CategoryState, CategoryUpdated, CreateCategory,
+    DeleteCategory, GetCategory, ListCategories, UpdateCategory,
+};
+pub use products::{
+    CreateProduct, DeleteProduct, GetProduct, ListProducts, Product, ProductCreated, ProductDeleted,
+    ProductState, ProductUpdated, SnapshotProducts, UpdateProduct,
+};
 
 use garde::Validate;
 use platform::{Message, Query, Refused, Timestamp, UserId};

@@ -9,6 +9,9 @@ use uuid::Uuid;
 
 use crate::{
     auctions::{BidPlaced, BidWon, ItemClosed, ItemCreated, ItemExtended},
+    catalog::{
+        CategoryCreated, CategoryDeleted, CategoryUpdated, ProductCreated, ProductDeleted, ProductUpdated,
+    },
     identity::{
         PasswordChanged, PasswordResetRequested, RecoveryCodeUsed, SessionEnded, TwoFactorDisabled,
         TwoFactorEnabled, UserCreated, UserDeleted, UserUpdated,
@@ -49,6 +52,12 @@ pub fn all() -> Vec<Known> {
         known::<ItemClosed>(),
         known::<BidPlaced>(),
         known::<BidWon>(),
+        known::<CategoryCreated>(),
+        known::<CategoryUpdated>(),
+        known::<CategoryDeleted>(),
+        known::<ProductCreated>(),
+        known::<ProductUpdated>(),
+        known::<ProductDeleted>(),
     ]
 }
 

@@ -40,6 +40,10 @@ id!(
     BidId
 );
 id!(
+    /// Something that a shop sells at a price of its own.
+    ProductId
+);
+id!(
     /// One login of one user, until it ends.
     SessionId
 );

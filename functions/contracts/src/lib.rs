@@ -12,7 +12,7 @@ pub mod money;
 pub mod page;
 pub mod stats;
 
-pub use id::{BidId, ItemId, SessionId};
+pub use id::{BidId, ItemId, ProductId, SessionId};
 pub use money::{Amount, Currency, Money};
 pub use page::Page;
 pub use platform::{Role, Timestamp, UserId};

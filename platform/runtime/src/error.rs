@@ -51,6 +51,8 @@ pub enum Kind {
     NotFound,
     /// The state of the thing does not allow it now (409).
     Conflict,
+    /// It is not what you thought it was: look again (412).
+    Precondition,
     /// The same key came with another request (422).
     Mismatch,
 }
@@ -64,6 +66,7 @@ impl Kind {
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::Conflict => 409,
+            Self::Precondition => 412,
             Self::Mismatch => 422,
         }
     }
