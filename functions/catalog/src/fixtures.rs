@@ -5,9 +5,10 @@ use std::time::Duration;
 use contracts::{
     Amount, BidId, Currency, ItemId, Timestamp, UserId,
     auctions::{BidPlaced, IncrementPolicy, Item, ItemCreated, ItemState, ItemStatus},
-    catalog::ListItems,
+    catalog::{Category, CreateCategory, CreateProduct, ListItems, Product},
 };
-use platform::{Delivery, Event, Verdict};
+use platform::{Answer, Delivery, Event, Verdict};
+use serde_json::{Value, json};
 use testing::Harness;
 use uuid::Uuid;
 
@@ -97,4 +98,34 @@ pub(crate) async fn offer(app: &Harness, items: &[ItemState]) {
 /// What a visitor finds at noon.
 pub(crate) async fn find(app: &Harness, query: &ListItems) -> Vec<Item> {
     app.at(noon()).ask(&crate::list_items::function(), query).await.unwrap().data
+}
+
+pub(crate) const BOB: UserId = UserId(Uuid::from_u128(3));
+
+/// A category of this name.
+pub(crate) fn named(name: &str) -> CreateCategory {
+    CreateCategory { name: name.into(), description: String::new(), parent_id: None }
+}
+
+/// Makes a category.
+pub(crate) async fn category(app: &Harness, name: &str) -> Category {
+    app.call(&crate::create_category::function(), &named(name)).await.unwrap()
+}
+
+/// A product that differs so from the one that the tests know.
+pub(crate) fn fryer(changes: Value) -> CreateProduct {
+    let mut body = json!({ "name": "AirFryer", "price": 1000, "discount": 10, "store": "ABC TECH" });
+    body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    serde_json::from_value(body).unwrap()
+}
+
+/// Makes a product.
+pub(crate) async fn product(app: &Harness, changes: Value) -> Product {
+    app.call(&crate::create_product::function(), &fryer(changes)).await.unwrap()
+}
+
+/// The code of a refusal.
+pub(crate) fn code(answer: &Answer) -> String {
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    body["error"]["code"].as_str().unwrap_or_default().to_owned()
 }

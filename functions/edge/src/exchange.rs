@@ -1,12 +1,12 @@
 //! One request becomes one message, one answer becomes one response: the same for all routes.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::{Body, HttpBody},
     extract::{FromRequestParts, RawPathParams, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
@@ -17,7 +17,7 @@ use contracts::{
 };
 use futures_util::StreamExt;
 use platform::{Answer, Command, Delivery, Message, Query, Sent, Timestamp, Trace, wire};
-use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
     App,
@@ -48,6 +48,8 @@ const METHODS: [(MethodFilter, &str); 5] = [
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// What commands call the version of `If-Match`, which nobody says in a body.
+const IF_MATCH_MEMBER: &str = "if_match";
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// A line of the table: paths, and what a request to one of them becomes.
@@ -87,10 +89,12 @@ struct How {
     success: StatusCode,
     /// A request without a token is refused. A token that comes is always checked.
     bearer: bool,
-    /// The answer has a version, which is its entity tag.
-    versioned: bool,
     /// The answer may be a [`Challenge`], which is 202: something has to come before success.
     may_ask_more: bool,
+    /// The members of the answer that make its entity tag, its version first; none when it has no tag.
+    tag: &'static [&'static str],
+    /// `If-Match` names the version that is changed.
+    conditional: bool,
     without: &'static [&'static str],
 }
 
@@ -145,8 +149,9 @@ impl Line {
             function,
             success: StatusCode::OK,
             bearer: false,
-            versioned: false,
             may_ask_more: false,
+            tag: &[],
+            conditional: false,
             without: &[],
         };
         Self { method, paths, how, exchange, served: None }
@@ -194,7 +199,20 @@ impl Line {
 
     /// The answer carries its version as `ETag`, if it has one; who has that version gets 304.
     pub(crate) fn versioned(mut self) -> Self {
-        self.how.versioned = true;
+        self.how.tag = &["version"];
+        self
+    }
+
+    /// The same of an answer with a number that changes without the version.
+    pub(crate) fn versioned_with_count(mut self) -> Self {
+        self.how.tag = &["version", "product_count"];
+        self
+    }
+
+    /// Who sends `If-Match` changes what has that entity tag, and nothing else: the command hears the version.
+    pub(crate) fn conditional(mut self) -> Self {
+        self.how.conditional = true;
+        self.how.without = &[IF_MATCH_MEMBER];
         self
     }
 
@@ -244,10 +262,10 @@ async fn send_command<C: Command>(app: &App, how: How, request: Request) -> Resu
     let body = tokio::time::timeout(BODY_WITHIN, read_json(&parts.headers, body, largest::<C>()))
         .await
         .map_err(|_| Problem::request_timeout())??;
-    // What is deleted stands in the path.
-    let is_bare = body.is_empty() && parts.method == Method::DELETE;
-    let body = if is_bare { Bytes::from_static(b"{}") } else { body };
-    let command: C = decode::json(&given(&path, how), &body)?;
+    let expected = expected_version(if_match(&parts.headers).as_deref(), how)?;
+    let mut given = given(&path, how);
+    given.path.extend(expected.as_deref().map(|version| (IF_MATCH_MEMBER, version)));
+    let command: C = decode::json(&given, &body)?;
     let request = platform::Request { caller, trace: trace(&mut parts), idempotency_key };
     let client = parts.extensions.get().copied();
     match dispatch(app, &command, &request, client).await? {
@@ -265,8 +283,10 @@ async fn serve_command<C: Command>(app: &App, how: How, request: &Delivery) -> R
     if request.body.len() > largest::<C>() {
         return Err(Problem::payload_too_large(largest::<C>()));
     }
-    let given = Given { path: Vec::new(), without: how.without };
-    let command: C = decode::json(&given, &request.body)?;
+    let if_match = request.header("If-Match").or_else(|| request.header("if-match"));
+    let expected = expected_version(if_match, how)?;
+    let path = expected.as_deref().map(|version| (IF_MATCH_MEMBER, version)).into_iter().collect();
+    let command: C = decode::json(&Given { path, without: how.without }, &request.body)?;
     let sent = platform::Request { caller, trace: request.trace(), idempotency_key };
     Ok(match dispatch(app, &command, &sent, None).await? {
         Dispatched::Answered(answer) => answer,
@@ -363,8 +383,8 @@ fn answered(answer: Answer, how: How, asked: &HeaderMap) -> Result<Response, Pro
     let replayed = answer.replayed;
     let mut response = if !answer.is_accepted() {
         Problem::from(answer).into_response()
-    } else if how.versioned {
-        versioned(answer.body, asked)
+    } else if !how.tag.is_empty() {
+        versioned(answer.body, how.tag, asked)
     } else if [StatusCode::NO_CONTENT, StatusCode::ACCEPTED].contains(&how.success) {
         how.success.into_response()
     } else {
@@ -388,21 +408,19 @@ fn undecided(token: &str) -> serde_json::Value {
     serde_json::json!({ "command_id": token, "status": "pending" })
 }
 
-/// The answer with its version, or 304 for who has that version.
-fn versioned(body: Bytes, asked: &HeaderMap) -> Response {
-    #[derive(Deserialize)]
-    struct Versioned {
-        version: Option<i64>,
-    }
-    let Ok(Versioned { version }) = serde_json::from_slice(&body) else {
+/// The answer with its entity tag, or 304 for who has that one.
+fn versioned(body: Bytes, members: &[&str], asked: &HeaderMap) -> Response {
+    let Ok(answer) = serde_json::from_slice::<HashMap<String, &RawValue>>(&body) else {
         tracing::error!("an answer that should have a version is no object");
         return Problem::internal().into_response();
     };
-    let Some(version) = version else {
+    let values: Option<Vec<&str>> =
+        members.iter().map(|member| answer.get(*member).map(|value| value.get())).collect();
+    let Some(values) = values else {
         // Only a part is shown to this caller.
         return (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response();
     };
-    let tag = format!("\"{version}\"");
+    let tag = format!("\"{}\"", values.join("-"));
     let known = asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
     let is_known = known
         .flat_map(|tags| tags.split(','))
@@ -429,6 +447,30 @@ fn given(path: &RawPathParams, how: How) -> Given<'_> {
 /// Put there by the frame.
 pub(crate) fn trace(parts: &mut Parts) -> Trace {
     parts.extensions.remove().unwrap_or_else(Trace::start)
+}
+
+/// The version that the caller wants to change, if they say so: the first part of the entity tag.
+fn expected_version(if_match: Option<&str>, how: How) -> Result<Option<String>, Problem> {
+    let Some(tag) = if_match.map(str::trim).filter(|tag| how.conditional && *tag != "*") else {
+        return Ok(None);
+    };
+    if tag.contains(',') {
+        return Err(Problem::malformed("If-Match: expected one entity tag, or *"));
+    }
+    let version = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or_default();
+    let version = version.split('-').next().unwrap_or_default();
+    match version.parse::<u32>() {
+        Ok(_) => Ok(Some(version.to_owned())),
+        // No tag of ours, so nothing has it; a weak one never matches.
+        Err(_) => Err(Problem::precondition_failed()),
+    }
+}
+
+/// The tags of all its lines, as one; one that is no text is no tag of ours.
+fn if_match(headers: &HeaderMap) -> Option<String> {
+    let tags: Vec<&str> =
+        headers.get_all(header::IF_MATCH).iter().map(|tag| tag.to_str().unwrap_or_default()).collect();
+    (!tags.is_empty()).then(|| tags.join(","))
 }
 
 /// The caller's own name for this command, bare or quoted.
@@ -493,8 +535,9 @@ mod tests {
         function: Some("f"),
         success: StatusCode::CREATED,
         bearer: false,
-        versioned: false,
         may_ask_more: false,
+        tag: &[],
+        conditional: false,
         without: &[],
     };
 
@@ -508,6 +551,34 @@ mod tests {
         assert_eq!(response.status(), StatusCode::CREATED);
         assert_eq!(response.headers()[IDEMPOTENT_REPLAYED], "true");
         assert_eq!(axum::body::to_bytes(response.into_body(), BODY).await.unwrap(), body);
+    }
+
+    #[test]
+    fn if_match_is_one_tag_of_ours() {
+        let how = How { conditional: true, ..HOW };
+        let read = |tag: &str, how| expected_version(Some(tag), how).map_err(|problem| problem.status());
+        for (tag, version) in [("\"3\"", Some("3")), (" \"3-17\" ", Some("3")), ("*", None)] {
+            assert_eq!(read(tag, how), Ok(version.map(str::to_owned)), "{tag}");
+        }
+        for tag in ["W/\"3\"", "3", "\"\"", "\"x\"", "\"-3\"", "", "\"3"] {
+            assert_eq!(read(tag, how), Err(StatusCode::PRECONDITION_FAILED), "{tag}");
+        }
+        assert_eq!(read("\"3\", \"4\"", how), Err(StatusCode::BAD_REQUEST));
+        assert_eq!(read("\"3\"", HOW), Ok(None));
+        assert!(expected_version(None, how).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_tag_is_of_all_that_changes() {
+        let tag = |body: &'static str, members: &[&str]| {
+            let response = versioned(Bytes::from_static(body.as_bytes()), members, &HeaderMap::new());
+            response.headers().get(header::ETAG).map(|tag| tag.to_str().unwrap().to_owned())
+        };
+        let body = r#"{"id":1,"version":3,"product_count":17,"name":"version"}"#;
+
+        assert_eq!(tag(body, &["version"]).as_deref(), Some("\"3\""));
+        assert_eq!(tag(body, &["version", "product_count"]).as_deref(), Some("\"3-17\""));
+        assert_eq!(tag(r#"{"version":3}"#, &["version", "product_count"]), None);
     }
 
     #[test]

@@ -44,6 +44,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is no such thing")
     }
 
+    pub(crate) fn precondition_failed() -> Self {
+        let message = "it does not have this entity tag";
+        Self::new(StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED", message)
+    }
+
     pub(crate) fn method_not_allowed() -> Self {
         let message = "this path takes other methods, see Allow";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message)

@@ -6,7 +6,10 @@ use contracts::{
     auctions::{
         BuyNow, CreateItem, GetItem, ListBids, ListMyItems, ListWatchlist, PlaceBid, UnwatchItem, WatchItem,
     },
-    catalog::ListItems,
+    catalog::{
+        CreateCategory, CreateProduct, DeleteCategory, DeleteProduct, GetCategory, GetProduct,
+        ListCategories, ListItems, ListProducts, UpdateCategory, UpdateProduct,
+    },
     identity::{
         Challenge2fa, ChangePassword, DeleteUser, Disable2fa, Enable2fa, EndSession, GetJwks, GetMe, GetUser,
         ListSessions, ListUsers, Login, Logout, LogoutAll, Refresh, Register, RenewRecoveryCodes,
@@ -55,6 +58,17 @@ pub(crate) fn table() -> Vec<Line> {
         ask::<ListMyItems>(["/api/v1/users/me/items"]).bearer(),
         send::<UnwatchItem>(["/api/v1/items/{item_id}/watch"]).delete().bearer().empty(),
         watch(["/api/v1/items/{item_id}/events"]),
+        // categories and products
+        send::<CreateCategory>(["/api/v1/categories"]).bearer().created(),
+        ask::<ListCategories>(["/api/v1/categories"]),
+        ask::<GetCategory>(["/api/v1/categories/{category_id}"]).versioned_with_count(),
+        send::<UpdateCategory>(["/api/v1/categories/{category_id}"]).put().bearer().conditional(),
+        send::<DeleteCategory>(["/api/v1/categories/{category_id}"]).delete().bearer().conditional().empty(),
+        send::<CreateProduct>(["/api/v1/products"]).bearer().created(),
+        ask::<ListProducts>(["/api/v1/products"]),
+        ask::<GetProduct>(["/api/v1/products/{product_id}"]).versioned(),
+        send::<UpdateProduct>(["/api/v1/products/{product_id}"]).put().bearer().conditional(),
+        send::<DeleteProduct>(["/api/v1/products/{product_id}"]).delete().bearer().conditional().empty(),
         // stats
         ask::<GetUserStats>(["/api/v1/users/{user_id}/stats"]),
         ask::<GetUserStats>(["/api/v1/users/me/stats"]).bearer().without(&["user_id"]),

@@ -35,6 +35,9 @@ enum Body {
     /// The name and password of whoever asks; the owner's when nobody does.
     Credentials,
     Item,
+    /// Of a name that nobody knows.
+    Category,
+    Product,
     Amount,
     /// Of a second session of whoever asks; the owner's when nobody does.
     RefreshToken,
@@ -104,6 +107,17 @@ const MATRIX: &[Row] = &[
     bearer("DELETE", &["/api/v1/items/{item_id}/watch"], Body::None, 204),
     bearer("GET", &["/api/v1/users/me/watchlist"], Body::None, 200),
     bearer("GET", &["/api/v1/users/me/items"], Body::None, 200),
+    // categories and products; the owner has made one for each who asks
+    bearer("POST", &["/api/v1/categories"], Body::Category, 201),
+    open("GET", &["/api/v1/categories"], Body::None, 200),
+    open("GET", &["/api/v1/categories/{category_id}"], Body::None, 200),
+    Row { other: 403, ..bearer("PUT", &["/api/v1/categories/{category_id}"], Body::Empty, 200) },
+    Row { other: 403, ..bearer("DELETE", &["/api/v1/categories/{category_id}"], Body::None, 204) },
+    bearer("POST", &["/api/v1/products"], Body::Product, 201),
+    open("GET", &["/api/v1/products"], Body::None, 200),
+    open("GET", &["/api/v1/products/{product_id}"], Body::None, 200),
+    Row { other: 403, ..bearer("PUT", &["/api/v1/products/{product_id}"], Body::Empty, 200) },
+    Row { other: 403, ..bearer("DELETE", &["/api/v1/products/{product_id}"], Body::None, 204) },
     // stats
     open("GET", &["/api/v1/users/{user_id}/stats"], Body::None, 200),
     bearer("GET", &["/api/v1/users/me/stats"], Body::None, 200),
@@ -159,6 +173,9 @@ struct Cast {
     command: String,
     /// One of the owner's.
     session: String,
+    /// The owner's, one for each.
+    categories: [String; 4],
+    products: [String; 4],
 }
 
 impl Cast {
@@ -177,10 +194,21 @@ impl Cast {
         // Who has no name tries the owner's.
         let emails = [owners.clone(), owners, others, admins];
         let who = [Visitor::of(url), owner, other, admin];
-        let mut cast =
-            Self { who, emails, refresh_tokens: Default::default(), item, command, session: String::new() };
+        let mut cast = Self {
+            who,
+            emails,
+            refresh_tokens: Default::default(),
+            item,
+            command,
+            session: String::new(),
+            categories: Default::default(),
+            products: Default::default(),
+        };
         for who in 0..WHO.len() {
             cast.refresh_tokens[who] = text(&cast.session(who).await, "refresh_token");
+            let category = cast.who[1].post("/api/v1/categories", category()).await;
+            cast.categories[who] = category.body["id"].to_string();
+            cast.products[who] = text(&cast.who[1].post("/api/v1/products", product()).await.body, "id");
         }
         // The first of the list is the newest.
         cast.session(1).await;
@@ -208,7 +236,9 @@ impl Cast {
             .replace("{item_id}", &self.item)
             .replace("{user_id}", &self.who[1].id)
             .replace("{command_id}", &self.command)
-            .replace("{session_id}", &self.session);
+            .replace("{session_id}", &self.session)
+            .replace("{category_id}", &self.categories[who])
+            .replace("{product_id}", &self.products[who]);
         self.who[who].request(row.method(), &path)
     }
 
@@ -223,6 +253,8 @@ impl Cast {
                 let ends_at = Timestamp::now() + Duration::from_secs(600);
                 json!({ "name": "Lamp", "start_price": "1.00", "ends_at": ends_at })
             }
+            Body::Category => category(),
+            Body::Product => product(),
             // Each more than the one before.
             Body::Amount => json!({ "amount": 10 * (who + 1) }),
             Body::RefreshToken => json!({ "refresh_token": self.refresh_tokens[who] }),
@@ -263,6 +295,14 @@ impl Cast {
         }
         wrong
     }
+}
+
+fn category() -> Value {
+    json!({ "name": Uuid::new_v4().simple().to_string() })
+}
+
+fn product() -> Value {
+    json!({ "name": "AirFryer", "price": 1000, "store": "ABC TECH" })
 }
 
 fn text(body: &Value, member: &str) -> String {

@@ -1,0 +1,5 @@
+//! The `create-category` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(catalog::create_category::function())
+}

@@ -1,0 +1,5 @@
+//! The `create-product` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(catalog::create_product::function())
+}

@@ -1,0 +1,5 @@
+//! The `list-products` function.
+
+fn main() -> std::process::ExitCode {
+    platform::main(catalog::list_products::function())
+}
