@@ -310,9 +310,9 @@ async fn hold_demo(url: Option<String>, size: Size) -> anyhow::Result<()> {
 
 async fn plant(url: Option<String>) -> anyhow::Result<()> {
     let url = address(url)?;
-    let seed::Made { people, items, bids } = seed::run(&url).await?;
+    let seed::Made { people, categories, products, items, bids } = seed::run(&url).await?;
     say(&format!(
-        "{people} people, {items} items offered, {bids} bids accepted; everybody's password is {}",
+        "{people} people, {categories} categories and {products} products made, {items} items offered, {bids} bids accepted; everybody's password is {}",
         seed::PASSWORD
     ));
     say(&format!(

@@ -1,6 +1,6 @@
 //! `outcry seed`: a small market to look around in, made through the public API by the same functions as everything.
 //!
-//! Repeatable: people who are there log in, and an item that its seller offers already gets only the bids that it lacks. So
+//! Repeatable: people who are there log in, categories are known by their names and products by their skus, and an item that its seller offers already gets only the bids that it lacks. So
 //! a second run adds nothing, and a run that was broken off is completed.
 
 use std::{
@@ -12,6 +12,7 @@ use anyhow::{Context, bail, ensure};
 use contracts::{
     Money, Timestamp,
     auctions::{Bid, Item, ItemStatus},
+    catalog::{Category, Product},
     identity::Session,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -37,6 +38,10 @@ static MARKET: &str = include_str!("seed/market.json");
 pub struct Made {
     /// People who can log in now.
     pub people: usize,
+    /// Categories that were made by this run.
+    pub categories: usize,
+    /// Products that were put up for sale by this run.
+    pub products: usize,
     /// Items that were offered by this run.
     pub items: usize,
     /// Bids on them that were accepted.
@@ -46,6 +51,8 @@ pub struct Made {
 #[derive(Deserialize)]
 struct Market {
     people: Vec<Person>,
+    categories: Vec<Shelf>,
+    products: Vec<Ware>,
     items: Vec<Offer>,
 }
 
@@ -54,6 +61,31 @@ struct Person {
     username: String,
     first_name: String,
     last_name: String,
+}
+
+/// A category as the market describes it. Its id is good within the market: the platform gives it another one.
+#[derive(Deserialize)]
+struct Shelf {
+    id: i64,
+    /// Of one that stands before it.
+    #[serde(default)]
+    parent_id: Option<i64>,
+    name: String,
+    description: String,
+}
+
+/// A product as the market describes it.
+#[derive(Deserialize)]
+struct Ware {
+    owner: String,
+    sku: String,
+    name: String,
+    description: String,
+    price: String,
+    discount: u8,
+    store: String,
+    category_id: i64,
+    stock: i64,
 }
 
 /// An item as the market describes it.
@@ -87,13 +119,21 @@ pub async fn run(url: &str) -> anyhow::Result<Made> {
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await?;
+    let (shelves, categories) = set_up(&api, &market, &sessions).await?;
+    let products: Vec<bool> = stream::iter(&market.products)
+        .map(async |ware| put_up(&api, ware, &shelves, &sessions).await)
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await?;
     let made: Vec<Made> = stream::iter(&market.items)
-        .map(async |offer| sell(&api, offer, &market.people, &sessions).await)
+        .map(async |offer| sell(&api, offer, &market.people, &sessions, &shelves).await)
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await?;
     Ok(Made {
         people: sessions.len(),
+        categories,
+        products: products.into_iter().filter(|is_new| *is_new).count(),
         items: made.iter().map(|made| made.items).sum(),
         bids: made.iter().map(|made| made.bids).sum(),
     })
@@ -115,20 +155,77 @@ async fn enter(api: &Api, person: &Person) -> anyhow::Result<Session> {
         .with_context(|| format!("{username} is taken, and not by a person of this market"))
 }
 
+/// The platform's ids of the market's categories.
+type Shelves = HashMap<i64, i64>;
+
+/// Sees to it that the categories are there, and says how many are new. One after the other: parts come after the whole.
+async fn set_up(
+    api: &Api,
+    market: &Market,
+    sessions: &HashMap<String, Session>,
+) -> anyhow::Result<(Shelves, usize)> {
+    let path = "/api/v1/categories";
+    let owner = market.people.first().and_then(|person| sessions.get(&person.username));
+    let owner = owner.context("nobody is there to make categories")?;
+    let there: Vec<Category> = api.all(&format!("{path}?")).await?;
+    let (mut shelves, mut made) = (Shelves::new(), 0);
+    for shelf in &market.categories {
+        let is_it = |category: &&Category| category.name.to_lowercase() == shelf.name.to_lowercase();
+        let id = match there.iter().find(is_it) {
+            Some(category) => category.id,
+            None => {
+                let parent_id = shelf.parent_id.map(|id| known(&shelves, id)).transpose()?;
+                let body =
+                    json!({ "name": shelf.name, "description": shelf.description, "parent_id": parent_id });
+                let answer = api.call(Method::POST, path, Some(owner), None, Some(body)).await?;
+                made += 1;
+                expect::<Category>(StatusCode::CREATED, path, answer)?.id
+            }
+        };
+        shelves.insert(shelf.id, id);
+    }
+    Ok((shelves, made))
+}
+
+fn known(shelves: &Shelves, id: i64) -> anyhow::Result<i64> {
+    shelves.get(&id).copied().with_context(|| format!("{id} is no category of this market"))
+}
+
+/// Sees to it that a product is for sale, and says whether it was not before.
+async fn put_up(
+    api: &Api,
+    ware: &Ware,
+    shelves: &Shelves,
+    sessions: &HashMap<String, Session>,
+) -> anyhow::Result<bool> {
+    let (path, owner) = ("/api/v1/products", session(sessions, &ware.owner)?);
+    let shown = api.call(Method::GET, &format!("{path}/{}", ware.sku), None, None, None).await?;
+    if shown.0 == StatusCode::OK {
+        return Ok(false);
+    }
+    let answer = api.call(Method::POST, path, Some(owner), None, Some(ware.body(shelves)?)).await?;
+    expect::<Product>(StatusCode::CREATED, path, answer)?;
+    Ok(true)
+}
+
+fn session<'a>(sessions: &'a HashMap<String, Session>, name: &str) -> anyhow::Result<&'a Session> {
+    sessions.get(name).with_context(|| format!("{name} is nobody of this market"))
+}
+
 /// Sees to it that an item is offered and has its bids.
 async fn sell(
     api: &Api,
     offer: &Offer,
     people: &[Person],
     sessions: &HashMap<String, Session>,
+    shelves: &Shelves,
 ) -> anyhow::Result<Made> {
-    let session = |name: &str| sessions.get(name).with_context(|| format!("{name} is nobody of this market"));
-    let seller = session(&offer.seller)?;
+    let seller = session(sessions, &offer.seller)?;
     let (item, is_new) = match find(api, offer, seller).await? {
         Some(item) => (item, false),
-        None => place(api, offer, seller).await?,
+        None => place(api, offer, seller, shelves).await?,
     };
-    let mut made = Made { people: 0, items: usize::from(is_new), bids: 0 };
+    let mut made = Made { items: usize::from(is_new), ..Made::default() };
     if item.status != ItemStatus::Open {
         return Ok(made);
     }
@@ -143,7 +240,8 @@ async fn sell(
         let raise = least.minor / 100 * (3 + (number as i64 * 7 + offer.name.len() as i64) % 9);
         let amount = Money::new(least.minor + raise, item.currency);
         let key = format!("seed-{}-{number}", item.id);
-        let (status, answer) = api.bid(session(bidder)?, item.id, &amount.to_string(), &key).await?;
+        let (status, answer) =
+            api.bid(session(sessions, bidder)?, item.id, &amount.to_string(), &key).await?;
         // It ended while others were busy, or somebody else bids as well: the market is what it is.
         if status == StatusCode::CONFLICT {
             break;
@@ -167,9 +265,14 @@ async fn find(api: &Api, offer: &Offer, seller: &Session) -> anyhow::Result<Opti
 }
 
 /// Offers an item, unless that has just been done and the listing does not know it yet.
-async fn place(api: &Api, offer: &Offer, seller: &Session) -> anyhow::Result<(Item, bool)> {
+async fn place(
+    api: &Api,
+    offer: &Offer,
+    seller: &Session,
+    shelves: &Shelves,
+) -> anyhow::Result<(Item, bool)> {
     let (path, key) = ("/api/v1/items", format!("seed-{}", offer.slug()));
-    let answer = api.call(Method::POST, path, Some(seller), Some(&key), Some(offer.body())).await?;
+    let answer = api.call(Method::POST, path, Some(seller), Some(&key), Some(offer.body(shelves)?)).await?;
     // The key was used with other times: the item is there and will be listed.
     if answer.0 != StatusCode::UNPROCESSABLE_ENTITY {
         return Ok((expect(StatusCode::CREATED, path, answer)?, true));
@@ -190,12 +293,12 @@ impl Offer {
         self.name.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-")
     }
 
-    fn body(&self) -> Value {
+    fn body(&self, shelves: &Shelves) -> anyhow::Result<Value> {
         let now = Timestamp::now();
         let mut body = json!({
             "name": self.name,
             "description": self.description,
-            "category_id": self.category_id,
+            "category_id": known(shelves, self.category_id)?,
             "currency": self.currency,
             "start_price": self.start_price,
             "reserve_price": self.reserve_price,
@@ -207,7 +310,23 @@ impl Offer {
         if self.starts_in_minutes > 0.0 {
             body["starts_at"] = json!(now + MINUTE.mul_f64(self.starts_in_minutes));
         }
-        body
+        Ok(body)
+    }
+}
+
+impl Ware {
+    fn body(&self, shelves: &Shelves) -> anyhow::Result<Value> {
+        Ok(json!({
+            "name": self.name,
+            "sku": self.sku,
+            "description": self.description,
+            "price": self.price,
+            "discount": self.discount,
+            "store": self.store,
+            "image_urls": [format!("https://images.example.com/{}.jpg", self.sku)],
+            "category_id": known(shelves, self.category_id)?,
+            "stock": self.stock,
+        }))
     }
 }
 
@@ -218,12 +337,36 @@ mod tests {
     #[test]
     fn the_market_is_of_one_piece() {
         let market: Market = serde_json::from_str(MARKET).unwrap();
+        let shelves: Shelves = market.categories.iter().map(|shelf| (shelf.id, shelf.id)).collect();
+        assert_eq!(shelves.len(), market.categories.len());
 
+        for (place, shelf) in market.categories.iter().enumerate() {
+            let before = &market.categories[..place];
+            assert!(
+                shelf.parent_id.is_none_or(|id| before.iter().any(|whole| whole.id == id)),
+                "{}",
+                shelf.name
+            );
+            assert!(before.iter().all(|other| other.name.to_lowercase() != shelf.name.to_lowercase()));
+        }
+        for ware in &market.products {
+            assert!(market.people.iter().any(|person| person.username == ware.owner), "{}", ware.name);
+            assert_eq!(
+                market.products.iter().filter(|other| other.sku == ware.sku).count(),
+                1,
+                "{}",
+                ware.sku
+            );
+            let product: contracts::catalog::CreateProduct =
+                serde_json::from_value(ware.body(&shelves).unwrap()).unwrap();
+            platform::Message::check(&product).unwrap();
+        }
         for offer in &market.items {
             assert!(market.people.iter().any(|person| person.username == offer.seller), "{}", offer.name);
             assert!(offer.starts_in_minutes < offer.ends_in_minutes, "{}", offer.name);
             assert!(offer.starts_in_minutes == 0.0 || offer.bids == 0, "{} has not begun", offer.name);
-            let item: contracts::auctions::CreateItem = serde_json::from_value(offer.body()).unwrap();
+            let item: contracts::auctions::CreateItem =
+                serde_json::from_value(offer.body(&shelves).unwrap()).unwrap();
             platform::Message::check(&item).unwrap();
             let same = market
                 .items

@@ -8,6 +8,7 @@ mod bidding;
 mod canary;
 mod full;
 mod gate;
+mod goods;
 mod killed;
 mod passwords;
 mod replay;
@@ -863,7 +864,15 @@ fn the_seeded_market_is_made_once() {
 
         let second = seed::run(&platform.url).await.unwrap();
 
-        assert_eq!(second, seed::Made { people: first.people, items: 0, bids: 0 });
+        assert_eq!(second, seed::Made { people: first.people, ..seed::Made::default() });
+        let laptop = visitor.get("/api/v1/products/prod-1").await.body;
+        assert_eq!((&laptop["name"], &laptop["final_price"]), (&json!("Laptop"), &json!("999.99")));
+        let categories = visitor.get("/api/v1/categories?limit=100").await.body;
+        assert_eq!(categories["page_info"]["total"], first.categories);
+        for item in listed["data"].as_array().unwrap() {
+            let of = |category: &Value| category["id"] == item["category_id"];
+            assert!(categories["data"].as_array().unwrap().iter().any(of), "{item}");
+        }
         let listed = listed["data"].as_array().unwrap();
         let bids: u64 = listed.iter().map(|item| item["bid_count"].as_u64().unwrap()).sum();
         let counted = visitor.get_until(all, |page| {
