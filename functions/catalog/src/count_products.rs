@@ -232,28 +232,37 @@ mod tests {
         }
     }
 
-    /// Two replicas that hear of the same products at once, one of their coming and one of their moves.
+    /// Two replicas that hear of the same products at once: first of their coming and of a move, then of another move and of
+    /// their end.
     #[tokio::test]
     async fn replicas_at_once_count_each_product_once() {
         let app = Harness::start(crate::database()).await.as_user(ANN);
         let (first, second) = (category(&app, "First").await.id, category(&app, "Second").await.id);
         for _ in 0..30 {
-            let made = product(&app, json!({ "category_id": first })).await;
-            let change = json!({ "product_id": made.id, "category_id": second });
-            let change: UpdateProduct = serde_json::from_value(change).unwrap();
-            app.call(&update_product::function(), &change).await.unwrap();
+            let made = product(&app, json!({ "category_id": first })).await.id;
+            for into in [second, first] {
+                let change = json!({ "product_id": made, "category_id": into });
+                let change: UpdateProduct = serde_json::from_value(change).unwrap();
+                app.call(&update_product::function(), &change).await.unwrap();
+            }
+            let gone = DeleteProduct { product_id: made, if_match: None };
+            app.call(&delete_product::function(), &gone).await.unwrap();
         }
-        let events = said(&app).await;
-        let (made, moved) = events.split_at(30);
-        let batches = made.chunks(10).zip(moved.chunks(10));
+        let made = app.emitted::<ProductCreated>().await.into_iter().map(|event| told(&app, &event));
+        let moved = app.emitted::<ProductUpdated>().await.into_iter().map(|event| told(&app, &event));
+        let gone = app.emitted::<ProductDeleted>().await.into_iter().map(|event| told(&app, &event));
+        let (made, moved, gone) =
+            (made.collect::<Vec<_>>(), moved.collect::<Vec<_>>(), gone.collect::<Vec<_>>());
+        let moved = |which| moved.iter().skip(which).step_by(2).cloned().collect::<Vec<_>>();
 
-        for (made, moved) in batches {
-            let (one, other) = (app.host(&function()), app.host(&function()));
-            let (one, other) = futures_util::join!(one.execute(made), other.execute(moved));
-            assert_eq!((one, other), (vec![Verdict::Done; 10], vec![Verdict::Done; 10]));
+        for (one, other, counted) in [(made, moved(0), [0, 30]), (moved(1), gone, [0, 0])] {
+            for (one, other) in one.chunks(10).zip(other.chunks(10)) {
+                let hosts = (app.host(&function()), app.host(&function()));
+                let verdicts = futures_util::join!(hosts.0.execute(one), hosts.1.execute(other));
+                assert_eq!(verdicts, (vec![Verdict::Done; 10], vec![Verdict::Done; 10]));
+            }
+            assert_eq!(counts(&app, &[first, second]).await, counted);
         }
-
-        assert_eq!(counts(&app, &[first, second]).await, [0, 30]);
     }
 
     #[tokio::test]

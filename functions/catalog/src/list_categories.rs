@@ -18,8 +18,8 @@ pub fn function() -> Function {
 }
 
 async fn list_categories(cx: &mut Cx, ListCategories { page }: ListCategories) -> Result<Page<Category>> {
-    let after = page.cursor.as_deref().map(|cursor| cursor::decode::<i64>(ItemSort::Newest, cursor));
-    let after = after.transpose()?.map(|(id, _)| id);
+    let after = page.cursor.as_deref().map(|cursor| cursor::decode(ItemSort::Newest, cursor)).transpose()?;
+    let after: Option<i64> = after.map(|(id, _)| id);
     let tx = cx.tx().await?;
     let counted = sqlx::query_scalar!(
         r#"select count(*) as "count!" from (select from categories limit $1) as counted"#,

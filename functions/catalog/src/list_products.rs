@@ -24,8 +24,8 @@ pub fn function() -> Function {
 
 async fn list_products(cx: &mut Cx, query: ListProducts) -> Result<Page<Product>> {
     let page = &query.page;
-    let after = page.cursor.as_deref().map(|cursor| cursor::decode::<()>(ItemSort::Newest, cursor));
-    let after = after.transpose()?.map(|((), id)| id);
+    let after = page.cursor.as_deref().map(|cursor| cursor::decode(ItemSort::Newest, cursor)).transpose()?;
+    let after = after.map(|((), id)| id);
     let filter = Filter::of(&query);
     let tx = cx.tx().await?;
     // As in `list-items`: the values decide which index serves.

@@ -198,14 +198,13 @@ impl Line {
     }
 
     /// The answer carries its version as `ETag`, if it has one; who has that version gets 304.
-    pub(crate) fn versioned(mut self) -> Self {
-        self.how.tag = &["version"];
-        self
+    pub(crate) fn versioned(self) -> Self {
+        self.versioned_by(&["version"])
     }
 
-    /// The same of an answer with a number that changes without the version.
-    pub(crate) fn versioned_with_count(mut self) -> Self {
-        self.how.tag = &["version", "product_count"];
+    /// The same of an answer that shows what changes without its version. The version comes first.
+    pub(crate) fn versioned_by(mut self, members: &'static [&'static str]) -> Self {
+        self.how.tag = members;
         self
     }
 

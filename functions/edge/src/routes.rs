@@ -61,7 +61,7 @@ pub(crate) fn table() -> Vec<Line> {
         // categories and products
         send::<CreateCategory>(["/api/v1/categories"]).bearer().created(),
         ask::<ListCategories>(["/api/v1/categories"]),
-        ask::<GetCategory>(["/api/v1/categories/{category_id}"]).versioned_with_count(),
+        ask::<GetCategory>(["/api/v1/categories/{category_id}"]).versioned_by(&["version", "product_count"]),
         send::<UpdateCategory>(["/api/v1/categories/{category_id}"]).put().bearer().conditional(),
         send::<DeleteCategory>(["/api/v1/categories/{category_id}"]).delete().bearer().conditional().empty(),
         send::<CreateProduct>(["/api/v1/products"]).bearer().created(),

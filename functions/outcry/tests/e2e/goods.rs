@@ -1,11 +1,14 @@
 //! Categories and products, as shops and their visitors have them.
 
+use std::time::Duration;
+
+use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::{SHARED, Seen, Visitor, outcry, see, start, story};
+use crate::{Alone, SHARED, Seen, Visitor, outcry, see, start, story};
 
 const CATEGORIES: &str = "/api/v1/categories";
 const PRODUCTS: &str = "/api/v1/products";
@@ -229,5 +232,54 @@ fn a_product_is_sold_changed_and_found_and_bad_input_is_named() {
         for gone in [&path, &format!("{PRODUCTS}/{sku}"), &format!("{PRODUCTS}/%00")] {
             assert_eq!((bob.get(gone).await.status, ann.delete(&path).await.status), (404, 404), "{gone}");
         }
+    });
+}
+
+/// Whoever makes, tells and counts products is killed in turn; every product is there once and counted once.
+#[test]
+fn killing_whoever_makes_tells_and_counts_products_loses_and_doubles_none() {
+    story(async {
+        const PARTS: [&str; 3] = ["create-product", "catalog-relay", "count-products"];
+        let (platform, _data) = start(PARTS.map(str::to_owned).to_vec()).await;
+        let mut parts = PARTS.map(|part| Alone::run(part, &platform.env));
+        let ann = Visitor::new(&platform.url, "ann").await;
+        let (one, other) = (category(&ann, None).await, category(&ann, None).await);
+        product(&ann, json!({ "category_id": one["id"] })).await;
+
+        let make = |number: usize| {
+            let (ann, into) = (ann.clone(), [&one["id"], &other["id"]][number % 2].clone());
+            async move {
+                let body = json!({ "name": "Pan", "price": 1, "store": "ABC", "category_id": into });
+                // Who was told 202 asks again with the same key.
+                for _ in 0..20 {
+                    let key = format!("pan-{number}");
+                    let seen = ann.post_with_key(PRODUCTS, &key, body.clone()).await;
+                    if seen.status != 202 {
+                        return seen.status;
+                    }
+                }
+                202
+            }
+        };
+        let making = futures_util::stream::iter((0..200).map(make)).buffer_unordered(8).collect::<Vec<_>>();
+        let killing = async {
+            for number in 0..6 {
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                parts[number % 3].kill_9();
+                parts[number % 3] = Alone::run(PARTS[number % 3], &platform.env);
+            }
+        };
+        let (made, ()) = tokio::join!(making, killing);
+
+        assert!(made.iter().all(|status| *status == 201), "{made:?}");
+        for (category, count) in [(&one, 101), (&other, 100)] {
+            let listed = ann.get(&format!("{PRODUCTS}?category_id={}", category["id"])).await;
+            assert_eq!(listed.body["page_info"]["total"], count);
+            ann.get_until(&at(CATEGORIES, category), |category| category["product_count"] == count).await;
+        }
+        // And it stays so.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(ann.get(&at(CATEGORIES, &one)).await.body["product_count"], 101);
+        platform.stop().await;
     });
 }

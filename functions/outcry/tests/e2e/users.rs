@@ -25,7 +25,7 @@ fn refused(data: &Path) -> Vec<String> {
 async fn live_through(platform: &outcry::launch::Platform, data: &Path) {
     let outcry = async |arguments: &[&str]| outcry(data, arguments).await;
     demo::run(&platform.url, Size { bidders: 4, items: 3, seconds: 3 }, &|_: &str| {}).await.unwrap();
-    for function in ["update-stats", "update-catalog"] {
+    for function in ["update-stats", "update-catalog", "count-products"] {
         let (good, told) = outcry(&["replay", function]).await;
         assert!(good, "{told}");
     }
@@ -48,6 +48,12 @@ async fn live_through(platform: &outcry::launch::Platform, data: &Path) {
     for told in ["fn=\"place-bid\"", "dlq_messages", "outbox_unpublished"] {
         assert!(metrics.contains(told), "{told}");
     }
+    let category = visitor.post("/api/v1/categories", json!({ "name": "Devices" })).await.body;
+    let product =
+        json!({ "name": "AirFryer", "price": 1000, "store": "ABC TECH", "category_id": category["id"] });
+    assert_eq!(visitor.post("/api/v1/products", product).await.status, 201);
+    let counted = format!("/api/v1/categories/{}", category["id"]);
+    visitor.get_until(&counted, |category| category["product_count"] == 1).await;
     let item = visitor.offer(60.0, json!({})).await;
     let (good, told) = outcry(&["call", "get-item", &json!({ "item_id": item["id"] }).to_string()]).await;
     assert!(good, "{told}");
