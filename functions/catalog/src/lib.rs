@@ -3,9 +3,9 @@
 //! Of categories and products this domain is the authority. Promises: categories are a tree, whoever moves them at once;
 //! what a product or a category refers to is there.
 //!
-//! The listing is what the events tell of items. Promises: whatever the order and however often events arrive, the listing ends up with the newest
-//! of each; pages neither repeat nor skip items because others changed; any text may be searched for.
-//! The listing follows the auctions by a moment, as the number of products in a category follows the products.
+//! The listing is what the events tell of items. Promises: whatever the order and however often events arrive, it
+//! ends up with the newest of each; pages neither repeat nor skip items because others changed; any text may be
+//! searched for. It follows the auctions by a moment, as the number of products in a category follows the products.
 
 pub mod catalog_outcome;
 pub mod count_products;

@@ -1,7 +1,8 @@
 //! `outcry seed`: a small market to look around in, made through the public API by the same functions as everything.
 //!
-//! Repeatable: people who are there log in, categories are known by their names and products by their skus, and an item that its seller offers already gets only the bids that it lacks. So
-//! a second run adds nothing, and a run that was broken off is completed.
+//! Repeatable: people who are there log in, categories are known by their names and products by their skus, and an item
+//! that its seller offers already gets only the bids that it lacks. So a second run adds nothing, and a run that was
+//! broken off is completed.
 
 use std::{
     collections::HashMap,

@@ -174,6 +174,7 @@ pub struct CategoryState {
 }
 
 impl CategoryState {
+    /// Keys are UUIDs: this one ends with the number.
     fn key(&self) -> Uuid {
         Uuid::from_u128(u128::from(self.category_id.unsigned_abs()))
     }
