@@ -188,7 +188,10 @@ fn what_cannot_be_made_anew_is_said() {
     story(async {
         let (platform, data) = start(vec!["update-catalog".into()]).await;
         for (consumer, said) in [
-            ("place-bid", "place-bid keeps no projection; those that do: update-catalog, update-stats"),
+            (
+                "place-bid",
+                "place-bid keeps no projection; those that do: update-catalog, count-products, update-stats",
+            ),
             ("update-catalog", "is update-catalog running?"),
         ] {
             let (good, shown) = outcry(data.path(), &["replay", consumer]).await;
