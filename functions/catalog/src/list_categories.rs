@@ -8,9 +8,7 @@ use contracts::{
 use platform::{Cx, Function, Result};
 use uuid::Uuid;
 
-use crate::{
-    store::{self, CategoryRow, MOST_COUNTED},
-};
+use crate::store::{self, CategoryRow, MOST_COUNTED};
 
 /// Queries of [`ListCategories`].
 pub fn function() -> Function {

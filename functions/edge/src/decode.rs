@@ -37,6 +37,9 @@ pub(crate) fn json<M: DeserializeOwned>(given: &Given<'_>, body: &[u8]) -> Resul
     if is_deep(body) {
         return Err(Problem::malformed(format!("the body nests deeper than {DEPTH} levels")));
     }
+    if has_nul(body) {
+        return Err(Problem::malformed(NUL));
+    }
     let place = Place::default();
     let mut reader = serde_json::Deserializer::from_slice(body);
     M::deserialize(Merged { rest: &mut reader, given, place: &place })
@@ -55,6 +58,15 @@ pub(crate) fn query<M: DeserializeOwned>(given: &Given<'_>, query: &str) -> Resu
         MapDeserializer::<_, de::value::Error>::new(pairs.map(|(name, value)| (name, Text::new(value))));
     M::deserialize(Merged { rest: reader, given, place: &place })
         .map_err(|error| place.explain(&error.to_string()))
+}
+
+/// Postgres stores no such character, so that no function could do anything with it but break.
+const NUL: &str = "a text holds the character U+0000, which cannot be stored";
+
+/// Whether a string of this JSON has a NUL, which can only stand there as an escape.
+fn has_nul(body: &[u8]) -> bool {
+    let is_escape = |at: usize| body[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 0;
+    body.windows(6).enumerate().any(|(at, part)| part == b"\\u0000" && is_escape(at))
 }
 
 /// A pass over the bytes: brackets outside of strings.

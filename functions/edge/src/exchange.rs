@@ -435,8 +435,9 @@ fn versioned(body: Bytes, members: &[&str], asked: &HeaderMap) -> Response {
 }
 
 pub(crate) async fn path(parts: &mut Parts) -> Result<RawPathParams, Problem> {
-    // Not UTF-8: there is no such thing.
-    RawPathParams::from_request_parts(parts, &()).await.map_err(|_| Problem::not_found())
+    // Not UTF-8, or what nothing can be called: there is no such thing.
+    let path = RawPathParams::from_request_parts(parts, &()).await.map_err(|_| Problem::not_found())?;
+    if path.iter().any(|(_, value)| value.contains('\0')) { Err(Problem::not_found()) } else { Ok(path) }
 }
 
 fn given(path: &RawPathParams, how: How) -> Given<'_> {

@@ -577,6 +577,7 @@ async fn what_cannot_be_read_is_named() {
             "malformed JSON: trailing characters at line 1 column 42",
         ),
         (&deep, "the body nests deeper than 64 levels"),
+        (r#"{"email":"a\u0000@b.c","password":"secret123"}"#, "a text holds the character U+0000, which cannot be stored"),
     ] {
         let answer = post(&router, "/register", body).await;
         assert_eq!((answer.status, answer.code()), (StatusCode::BAD_REQUEST, "INVALID_INPUT"), "{body}");

@@ -157,6 +157,9 @@ mod tests {
             took[took.len() / 2].as_secs_f64()
         };
         let ratio = median(&mut wrong) / median(&mut unknown);
-        assert!((0.8..1.25).contains(&ratio), "{ratio}: a name without an account is told by the time it takes");
+        assert!(
+            (0.8..1.25).contains(&ratio),
+            "{ratio}: a name without an account is told by the time it takes"
+        );
     }
 }

@@ -267,7 +267,10 @@ async fn listen_while_they_wait(told: &Told, data: &Path) -> Vec<String> {
         "token": format!("{}.{WAITING}", Uuid::now_v7()),
     });
     let mut identity = told.administrator("identity").await;
-    sqlx::raw_sql("begin; lock table users, sessions, challenges, password_resets").execute(&mut identity).await.unwrap();
+    sqlx::raw_sql("begin; lock table users, sessions, challenges, password_resets")
+        .execute(&mut identity)
+        .await
+        .unwrap();
     let paths = [
         "register",
         "login",
