@@ -15,6 +15,7 @@ mod hammer;
 pub mod increments;
 pub mod list_bids;
 pub mod list_changes;
+pub mod list_my_bids;
 pub mod list_my_items;
 pub mod list_watchlist;
 pub mod place_bid;
@@ -49,6 +50,7 @@ pub fn functions() -> Vec<Function> {
         list_watchlist::function(),
         list_my_items::function(),
         unwatch_item::function(),
+        list_my_bids::function(),
         auctions_outcome::function(),
     ]
 }

@@ -240,24 +240,33 @@ pub(crate) async fn page(
     total: i64,
 ) -> Result<Page<Item>> {
     let (viewer, now) = (cx.caller().ok(), cx.now());
-    let has_more = rows.len() > usize::try_from(page.limit).unwrap_or(usize::MAX);
-    if has_more {
-        rows.pop();
-    }
+    let page_info = cut(&mut rows, page, total, |row| row.place);
     let ids: Vec<Uuid> = rows.iter().map(|row| row.item_id).collect();
     let found = load(cx.tx().await?, &ids).await?;
     let mut items: HashMap<Uuid, Item> =
         found.into_iter().map(|item| (item.auction.id.0, item.item(viewer, now))).collect();
-    let next_cursor = rows.last().filter(|_| has_more).map(|row| row.place.to_string());
-    let page_info = PageInfo {
+    Ok(Page { data: ids.iter().filter_map(|id| items.remove(id)).collect(), page_info })
+}
+
+/// Cuts rows to a page: one more than its limit says that there is a next one.
+pub(crate) fn cut<T>(
+    rows: &mut Vec<T>,
+    page: &PageQuery,
+    total: i64,
+    place: impl Fn(&T) -> Uuid,
+) -> PageInfo {
+    let has_more = rows.len() > usize::try_from(page.limit).unwrap_or(usize::MAX);
+    if has_more {
+        rows.pop();
+    }
+    PageInfo {
         total: u64::try_from(total).unwrap_or_default(),
         total_is_capped: false,
         limit: page.limit,
         offset: page.offset,
         has_more,
-        next_cursor,
-    };
-    Ok(Page { data: ids.iter().filter_map(|id| items.remove(id)).collect(), page_info })
+        next_cursor: rows.last().filter(|_| has_more).map(|row| place(row).to_string()),
+    }
 }
 
 /// Writes changes that are no bids to the logs of their items. A bid is its own row of the log.

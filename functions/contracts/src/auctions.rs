@@ -9,9 +9,11 @@ use crate::{Amount, BidId, Currency, ItemId, Page, page::PageQuery};
 
 mod bidding;
 mod mine;
+mod participation;
 
 pub use bidding::{BuyNow, IncrementPolicy};
 pub use mine::{ListMyItems, ListWatchlist, UnwatchItem, WatchItem};
+pub use participation::{ListMyBids, MyBid, Standing};
 
 /// Offer something for sale.
 #[derive(Debug, Clone, Serialize, Deserialize, Validate)]

@@ -4,7 +4,8 @@
 
 use contracts::{
     auctions::{
-        BuyNow, CreateItem, GetItem, ListBids, ListMyItems, ListWatchlist, PlaceBid, UnwatchItem, WatchItem,
+        BuyNow, CreateItem, GetItem, ListBids, ListMyBids, ListMyItems, ListWatchlist, PlaceBid, UnwatchItem,
+        WatchItem,
     },
     catalog::{
         CreateCategory, CreateProduct, DeleteCategory, DeleteProduct, GetCategory, GetProduct,
@@ -57,6 +58,7 @@ pub(crate) fn table() -> Vec<Line> {
         ask::<ListWatchlist>(["/api/v1/users/me/watchlist"]).bearer(),
         ask::<ListMyItems>(["/api/v1/users/me/items"]).bearer(),
         send::<UnwatchItem>(["/api/v1/items/{item_id}/watch"]).delete().bearer().empty(),
+        ask::<ListMyBids>(["/api/v1/users/me/bids"]).bearer(),
         watch(["/api/v1/items/{item_id}/events"]),
         // categories and products
         send::<CreateCategory>(["/api/v1/categories"]).bearer().created(),

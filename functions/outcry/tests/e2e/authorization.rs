@@ -107,6 +107,7 @@ const MATRIX: &[Row] = &[
     bearer("DELETE", &["/api/v1/items/{item_id}/watch"], Body::None, 204),
     bearer("GET", &["/api/v1/users/me/watchlist"], Body::None, 200),
     bearer("GET", &["/api/v1/users/me/items"], Body::None, 200),
+    bearer("GET", &["/api/v1/users/me/bids"], Body::None, 200),
     // categories and products; the owner has made one for each who asks
     bearer("POST", &["/api/v1/categories"], Body::Category, 201),
     open("GET", &["/api/v1/categories"], Body::None, 200),
