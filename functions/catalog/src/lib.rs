@@ -13,6 +13,7 @@ pub mod create_category;
 pub mod create_product;
 pub mod delete_category;
 pub mod delete_product;
+mod facets;
 #[cfg(test)]
 mod fixtures;
 pub mod get_category;

@@ -1,9 +1,9 @@
 //! `list-items`: find items, in the order and the pieces that the caller wants.
 
 use contracts::{
-    Amount, ItemId, Page, Timestamp, UserId,
+    Amount, ItemId, Timestamp, UserId,
     auctions::{IncrementPolicy, Item, ItemStatus},
-    catalog::{ItemSort, ListItems},
+    catalog::{ItemSort, ListItems, Listing},
     cursor,
     page::PageInfo,
 };
@@ -12,10 +12,10 @@ use serde::de::DeserializeOwned;
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
-use crate::words;
+use crate::{facets, words};
 
 /// How far members are counted: an exact number of many is worth less than it costs.
-const MOST_COUNTED: i64 = 10_000;
+pub(crate) const MOST_COUNTED: i64 = 10_000;
 /// So many are collected and sorted. Among more a page is found by walking through all items in the
 /// order that is wanted; where few match, that would be a walk to the end.
 const FEW: i64 = 1_000;
@@ -25,7 +25,7 @@ pub fn function() -> Function {
     Function::query(list_items)
 }
 
-async fn list_items(cx: &mut Cx, query: ListItems) -> Result<Page<Item>> {
+async fn list_items(cx: &mut Cx, query: ListItems) -> Result<Listing> {
     let now = cx.now();
     let filter = Filter::of(&query, now);
     let tx = cx.tx().await?;
@@ -35,6 +35,7 @@ async fn list_items(cx: &mut Cx, query: ListItems) -> Result<Page<Item>> {
     sqlx::raw_sql("set plan_cache_mode = force_custom_plan").execute(&mut *tx).await?;
     let Matches { counted, few } = count(tx, &filter).await?;
     let mut rows = rows(tx, &query, &filter, few.as_deref()).await?;
+    let facets = if query.facets { Some(facets::count(tx, &query, now).await?) } else { None };
 
     let limit = usize::try_from(query.page.limit).unwrap_or(usize::MAX);
     let has_more = rows.len() > limit;
@@ -52,25 +53,25 @@ async fn list_items(cx: &mut Cx, query: ListItems) -> Result<Page<Item>> {
         next_cursor,
     };
     let data = rows.into_iter().map(|row| row.into_item(now)).collect::<Result<_>>()?;
-    Ok(Page { data, page_info })
+    Ok(Listing { data, page_info, facets })
 }
 
 /// What is wanted, as the statements take it.
-struct Filter {
-    q: Option<String>,
-    category_id: Option<i64>,
-    seller_id: Option<Uuid>,
-    status: Option<&'static str>,
-    min_price: Option<String>,
-    max_price: Option<String>,
-    ending_before: Option<Timestamp>,
-    now: Timestamp,
+pub(crate) struct Filter {
+    pub(crate) q: Option<String>,
+    pub(crate) category_id: Option<i64>,
+    pub(crate) seller_id: Option<Uuid>,
+    pub(crate) status: Option<&'static str>,
+    pub(crate) min_price: Option<String>,
+    pub(crate) max_price: Option<String>,
+    pub(crate) ending_before: Option<Timestamp>,
+    pub(crate) now: Timestamp,
     /// Only what has not ended.
-    running: bool,
+    pub(crate) running: bool,
 }
 
 impl Filter {
-    fn of(query: &ListItems, now: Timestamp) -> Self {
+    pub(crate) fn of(query: &ListItems, now: Timestamp) -> Self {
         Self {
             q: query.q.as_deref().and_then(words::search),
             category_id: query.category_id,
@@ -116,6 +117,8 @@ macro_rules! over_items {
         )
     };
 }
+
+pub(crate) use over_items;
 
 /// A page's rows, and one more if there is one. `$10` is the sort key after which it starts, `$11` the
 /// id. When the ids are known, in `$14`, the order is one that no index has.
@@ -316,7 +319,7 @@ impl Row {
         Ok(Item {
             id: ItemId(self.id),
             seller_id: UserId(self.seller_id),
-            status: status(self.outcome.as_deref(), self.starts_at, now),
+            status: status_of(self.outcome.as_deref(), self.starts_at <= now),
             name: self.name,
             description: self.description,
             category_id: self.category_id,
@@ -347,13 +350,13 @@ impl Row {
 }
 
 /// Where an item stands: until the hammer has fallen the clock says whether bidding has begun.
-fn status(outcome: Option<&str>, starts_at: Timestamp, now: Timestamp) -> ItemStatus {
+pub(crate) fn status_of(outcome: Option<&str>, begun: bool) -> ItemStatus {
     match outcome {
         Some("sold") => ItemStatus::Sold,
         Some("unsold") => ItemStatus::Unsold,
         Some(_) => ItemStatus::Cancelled,
-        None if now < starts_at => ItemStatus::Scheduled,
-        None => ItemStatus::Open,
+        None if begun => ItemStatus::Open,
+        None => ItemStatus::Scheduled,
     }
 }
 
@@ -363,6 +366,7 @@ mod tests {
 
     use contracts::{
         auctions::{ItemClosed, ItemState},
+        catalog::CategoryCount,
         page::PageQuery,
     };
     use serde_json::json;
@@ -378,7 +382,7 @@ mod tests {
         serde_json::from_value(query).unwrap()
     }
 
-    async fn page(app: &Harness, query: &ListItems) -> Page<Item> {
+    async fn page(app: &Harness, query: &ListItems) -> Listing {
         app.at(noon()).ask(&function(), query).await.unwrap()
     }
 
@@ -731,6 +735,63 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_facet_says_what_the_list_would_find_with_each_choice() {
+        let app = Harness::start(crate::database()).await;
+        let statuses = [ItemStatus::Sold, ItemStatus::Unsold, ItemStatus::Cancelled, ItemStatus::Sold];
+        let items: Vec<ItemState> = (1..=60)
+            .map(|n: u32| {
+                let item = ItemState {
+                    category_id: (!n.is_multiple_of(4)).then_some(i64::from(n % 4)),
+                    seller_id: UserId(Uuid::from_u128(u128::from(n % 2) + 1)),
+                    start_price: amount(&format!("{}", n % 7 + 1)),
+                    starts_at: if n.is_multiple_of(10) { noon() + minutes(5) } else { noon() },
+                    ..lamp(u128::from(n))
+                };
+                match statuses.get(n as usize % 8) {
+                    Some(status) => closed(item, *status),
+                    None => item,
+                }
+            })
+            .collect();
+        offer(&app, &items).await;
+        assert_eq!(page(&app, &read(json!({}))).await.facets, None);
+        for filter in [
+            json!({}),
+            json!({ "q": "lamp" }),
+            json!({ "category_id": 3 }),
+            json!({ "status": "sold" }),
+            json!({ "status": "open", "category_id": 2 }),
+            json!({ "seller_id": SELLER, "min_price": 2, "max_price": "5" }),
+            json!({ "sort": "ending_soon", "status": "sold", "ending_before": noon() + minutes(61) }),
+            json!({ "sort": "ending_soon" }),
+            json!({ "q": "nothing" }),
+        ] {
+            let with = |name: &str, value: serde_json::Value| {
+                let mut query = filter.clone();
+                query[name] = value;
+                read(query)
+            };
+            let total = async |query| page(&app, &query).await.page_info.total;
+
+            let facets = page(&app, &with("facets", json!("true"))).await.facets.unwrap();
+
+            for status in ["scheduled", "open", "sold", "unsold", "cancelled"] {
+                let told = facets.status.iter().find(|told| json!(told.status) == status);
+                let told = told.map_or(0, |told| told.count);
+                assert_eq!(told, total(with("status", json!(status))).await, "{filter} {status}");
+            }
+            for id in 1..=3 {
+                let told = facets.category.iter().find(|told| told.id == id).map_or(0, |told| told.count);
+                assert_eq!(told, total(with("category_id", json!(id))).await, "{filter} {id}");
+            }
+            assert!(
+                facets.category.len() <= 3 && facets.category.is_sorted_by(|one, two| one.count >= two.count)
+            );
+            assert!(!facets.category_is_capped && !facets.status_is_capped);
+        }
+    }
+
+    #[tokio::test]
     async fn many_are_counted_to_ten_thousand() {
         let app = Harness::start(crate::database()).await;
         offer(&app, &[lamp(1), ItemState { category_id: Some(7), ..lamp(2) }]).await;
@@ -748,10 +809,14 @@ mod tests {
         offer(&app, &[lamp(3)]).await;
         let capped = page(&app, &ListItems::default()).await.page_info;
         let few = page(&app, &read(json!({ "category_id": 7 }))).await.page_info;
+        let facets = page(&app, &read(json!({ "facets": true }))).await.facets.unwrap();
 
         assert_eq!((exact.total, exact.total_is_capped, exact.has_more), (10_000, false, true));
         assert_eq!((capped.total, capped.total_is_capped), (10_000, true));
         assert_eq!((few.total, few.total_is_capped), (1, false));
+        // Three without a category and 9,998 copies of the first: one more than are counted.
+        assert_eq!((facets.status_is_capped, facets.category_is_capped), (true, false));
+        assert_eq!(facets.category, [CategoryCount { id: 7, count: 1 }]);
         assert_eq!(json!(capped)["total_is_capped"], true);
         assert_eq!(json!(few).get("total_is_capped"), None);
     }

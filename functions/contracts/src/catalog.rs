@@ -16,11 +16,11 @@ use garde::Validate;
 use platform::{Message, Query, Refused, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Amount, Page,
-    auctions::{Item, ItemStatus},
-    page::PageQuery,
-};
+use crate::{Amount, auctions::ItemStatus, page::PageQuery};
+
+mod facets;
+
+pub use facets::{CategoryCount, Facets, Listing, StatusCount};
 
 /// Find items. The listing follows what happens by a moment.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
@@ -57,6 +57,10 @@ pub struct ListItems {
     #[serde(default)]
     #[garde(skip)]
     pub sort: ItemSort,
+    /// Whether items are counted by category and by status, too.
+    #[serde(default, deserialize_with = "facets::yes_or_no")]
+    #[garde(skip)]
+    pub facets: bool,
     /// Which part of the list.
     #[serde(flatten)]
     #[garde(skip)]
@@ -66,7 +70,7 @@ pub struct ListItems {
 impl Message for ListItems {
     const DOMAIN: &'static str = "catalog";
     const FUNCTION: &'static str = "list-items";
-    type Reply = Page<Item>;
+    type Reply = Listing;
 
     /// Under the names that callers use: they see no `page` around its members.
     fn check(&self) -> Result<(), Refused> {
@@ -141,6 +145,22 @@ mod tests {
             assert_eq!(read(body).unwrap().check().unwrap_err().details.unwrap(), details);
         }
         assert!(read(json!({"min_price": "2.0", "max_price": "2.00"})).unwrap().check().is_ok());
+    }
+
+    #[test]
+    fn facets_are_counted_when_asked_for() {
+        for (body, expected) in [
+            (json!({}), false),
+            (json!({"facets": true}), true),
+            (json!({"facets": "true"}), true),
+            (json!({"facets": "false"}), false),
+        ] {
+            assert_eq!(read(body).unwrap().facets, expected);
+        }
+        for facets in ["", "yes"] {
+            let error = read(json!({"facets": facets})).unwrap_err().to_string();
+            assert_eq!(error, "facets: expected true or false");
+        }
     }
 
     #[test]

@@ -10,9 +10,9 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use contracts::{
-    ItemId, Page, UserId,
+    ItemId, UserId,
     auctions::{GetItem, Item},
-    catalog::ListItems,
+    catalog::{ListItems, Listing},
     identity::GetJwks,
     page::PageInfo,
     stats::{GetUserStats, UserStats},
@@ -577,7 +577,10 @@ async fn what_cannot_be_read_is_named() {
             "malformed JSON: trailing characters at line 1 column 42",
         ),
         (&deep, "the body nests deeper than 64 levels"),
-        (r#"{"email":"a\u0000@b.c","password":"secret123"}"#, "a text holds the character U+0000, which cannot be stored"),
+        (
+            r#"{"email":"a\u0000@b.c","password":"secret123"}"#,
+            "a text holds the character U+0000, which cannot be stored",
+        ),
     ] {
         let answer = post(&router, "/register", body).await;
         assert_eq!((answer.status, answer.code()), (StatusCode::BAD_REQUEST, "INVALID_INPUT"), "{body}");
@@ -618,7 +621,7 @@ async fn what_a_query_string_cannot_say_is_named_with_what_it_can() {
 }
 
 /// Answers with what arrived.
-async fn list_items(_: &mut Cx, asked: ListItems) -> platform::Result<Page<Item>> {
+async fn list_items(_: &mut Cx, asked: ListItems) -> platform::Result<Listing> {
     let echo = json!(asked).to_string();
     let page_info = PageInfo {
         total: 1,
@@ -628,7 +631,7 @@ async fn list_items(_: &mut Cx, asked: ListItems) -> platform::Result<Page<Item>
         has_more: false,
         next_cursor: Some(echo),
     };
-    Ok(Page { data: Vec::new(), page_info })
+    Ok(Listing { data: Vec::new(), page_info, facets: None })
 }
 
 #[tokio::test]
