@@ -25,6 +25,7 @@ use crate::{
     command_token::Named,
     commands,
     decode::{self, Given},
+    live,
     problem::Problem,
 };
 
@@ -135,6 +136,13 @@ pub(crate) fn outcome(paths: impl Into<Vec<&'static str>>) -> Line {
 pub(crate) fn watch(paths: impl Into<Vec<&'static str>>) -> Line {
     Line::new(MethodFilter::GET, paths.into(), Some(ListChanges::FUNCTION), |app, how, request| {
         Box::pin(async move { watch_item(&app, how, request).await })
+    })
+}
+
+/// Opens the live view of the items that the query string names.
+pub(crate) fn watch_all(paths: impl Into<Vec<&'static str>>) -> Line {
+    Line::new(MethodFilter::GET, paths.into(), Some(ListChanges::FUNCTION), |app, how, request| {
+        Box::pin(async move { watch_items(&app, how, request).await })
     })
 }
 
@@ -370,6 +378,15 @@ async fn watch_item(app: &App, how: How, request: Request) -> Result<Response, P
     let GetItem { item_id } = decode::query(&given(&path, how), "")?;
     let seen = last_event_id(&parts.headers);
     app.live.watch(item_id, seen, caller, &trace(&mut parts)).await
+}
+
+async fn watch_items(app: &App, how: How, request: Request) -> Result<Response, Problem> {
+    let (mut parts, _) = request.into_parts();
+    let caller = app.auth.verified(&parts.headers, how.bearer).await?;
+    let items = live::items(parts.uri.query().unwrap_or_default())?;
+    let trace = trace(&mut parts);
+    let seen = parts.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+    app.live.watch_all(items, seen, caller, &trace).await
 }
 
 /// The version that a client of a live view has seen. What is not a version is ignored: then it gets the whole.

@@ -41,6 +41,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{auth::Verified, metrics::Active, problem::Problem};
 
+mod list;
+pub(crate) use list::items;
 #[cfg(test)]
 mod tests;
 
@@ -68,6 +70,8 @@ pub(crate) struct Live {
     bus: Bus,
     stop: CancellationToken,
     room: Arc<Semaphore>,
+    /// For items of lists.
+    listed: Arc<Semaphore>,
     questions: Arc<Semaphore>,
     feeds: Arc<Feeds>,
     heartbeat: Duration,
@@ -88,6 +92,7 @@ impl Live {
             bus,
             stop,
             room: Arc::new(Semaphore::new(streams)),
+            listed: Arc::new(Semaphore::new(list::MOST_LISTED)),
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             feeds: Arc::default(),
             heartbeat: HEARTBEAT,
@@ -104,10 +109,34 @@ impl Live {
         caller: Option<Verified>,
         trace: &Trace,
     ) -> Result<Response, Problem> {
-        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
-            self.shed.inc();
-            Problem::unavailable()
-        })?;
+        let place = self.place()?;
+        let (watcher, first) = self.begin(item, seen, caller, trace).await?;
+        let opening = [RETRY, first.as_deref().unwrap_or(ALIVE)].concat();
+        let frames = stream::unfold((watcher, place), async |(mut watcher, place)| {
+            Some((watcher.next().await?, (watcher, place)))
+        });
+        Ok(self.respond(opening, frames))
+    }
+
+    /// A place for one more stream.
+    fn place(&self) -> Result<Place, Problem> {
+        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| self.full())?;
+        Ok(Place { _room: room, _client: Active::one(&self.clients) })
+    }
+
+    fn full(&self) -> Problem {
+        self.shed.inc();
+        Problem::unavailable()
+    }
+
+    /// Begins to watch an item; with what is to be sent first, if it is known in time.
+    async fn begin(
+        &self,
+        item: ItemId,
+        seen: Option<i64>,
+        caller: Option<Verified>,
+        trace: &Trace,
+    ) -> Result<(Watcher, Option<Bytes>), Problem> {
         // Heard first, asked then: nothing happens between the two unheard.
         let feed = self.join(item).await?;
         let mut watcher = Watcher {
@@ -122,8 +151,6 @@ impl Live {
             heartbeat: self.heartbeat,
             beat_at: Instant::now() + self.heartbeat,
             beats: 0,
-            _room: room,
-            _client: Active::one(&self.clients),
         };
         watcher.connections.mark_unchanged();
         let first = match seen {
@@ -145,8 +172,11 @@ impl Live {
                 }
             }
         };
-        let opening = [RETRY, first.as_deref().unwrap_or(ALIVE)].concat();
-        let frames = stream::unfold(watcher, async |mut watcher| Some((watcher.next().await?, watcher)));
+        Ok((watcher, first))
+    }
+
+    /// The stream as a response; it ends when the edge stops.
+    fn respond(&self, opening: Vec<u8>, frames: impl Stream<Item = Bytes> + Send + 'static) -> Response {
         let frames =
             stream::iter([opening.into()]).chain(frames).take_until(self.stop.clone().cancelled_owned());
         let headers = [
@@ -155,7 +185,7 @@ impl Live {
             // Of nginx, which would keep events back to send them together.
             (HeaderName::from_static("x-accel-buffering"), "no"),
         ];
-        Ok((headers, Body::from_stream(frames.map(Ok::<Bytes, Infallible>))).into_response())
+        (headers, Body::from_stream(frames.map(Ok::<Bytes, Infallible>))).into_response()
     }
 
     /// The feed of an item; it is heard when this returns.
@@ -171,6 +201,7 @@ impl Live {
                     runs: broadcast::Sender::new(BEHIND),
                     hearing: OnceCell::new(),
                     recent: AsyncMutex::default(),
+                    whole: AsyncMutex::default(),
                     feeds: Arc::clone(&self.feeds),
                 });
                 feeds.insert(item, Arc::downgrade(&feed));
@@ -189,7 +220,13 @@ impl Live {
     }
 }
 
-/// One open stream.
+/// What an open stream takes.
+struct Place {
+    _room: OwnedSemaphorePermit,
+    _client: Active,
+}
+
+/// One item, as one stream watches it.
 struct Watcher {
     feed: Arc<Feed>,
     heard: broadcast::Receiver<Arc<Run>>,
@@ -206,8 +243,6 @@ struct Watcher {
     beat_at: Instant,
     /// Heartbeats since something was sent.
     beats: u32,
-    _room: OwnedSemaphorePermit,
-    _client: Active,
 }
 
 /// A question to the log that runs beside the stream, and goes on while the client does not read: others wait
@@ -223,7 +258,7 @@ struct Asking {
 /// What the log said; the whole item when it could not tell change by change.
 struct Found {
     page: Arc<Page>,
-    whole: Option<(Bytes, i64)>,
+    whole: Option<Whole>,
 }
 
 impl Watcher {
@@ -331,18 +366,24 @@ async fn found(asking: &mut Option<Asking>) -> Result<Found, Problem> {
     }
 }
 
-/// The item as the caller may see it, and its version.
-async fn snapshot(feed: &Feed, caller: Option<Caller>, trace: &Trace) -> Result<(Bytes, i64), Problem> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        version: i64,
+/// The item as the caller may see it, and its version. Those who are nobody see the same.
+async fn snapshot(feed: &Feed, caller: Option<Caller>, trace: &Trace) -> Result<Whole, Problem> {
+    let needed = Instant::now();
+    if caller.is_some() {
+        return feed.snapshot(caller, trace).await;
     }
-    let item = feed.ask(&GetItem { item_id: feed.item }, caller, trace).await?;
-    let Versioned { version } = serde_json::from_slice(&item.body).map_err(|_| Problem::internal())?;
-    let mut frames = Vec::new();
-    frame(&mut frames, "snapshot", version, &item.body);
-    Ok((frames.into(), version))
+    let mut recent = feed.whole.lock().await;
+    if let Some((asked, whole)) = &*recent
+        && *asked >= needed
+    {
+        return whole.clone();
+    }
+    let asked = Instant::now();
+    recent.insert((asked, feed.snapshot(None, trace).await)).1.clone()
 }
+
+/// An item as a frame, and its version.
+type Whole = (Bytes, i64);
 
 /// The feeds that somebody watches.
 type Feeds = Mutex<HashMap<ItemId, Weak<Feed>>>;
@@ -355,6 +396,8 @@ struct Feed {
     runs: broadcast::Sender<Arc<Run>>,
     hearing: OnceCell<AbortOnDropHandle<()>>,
     recent: AsyncMutex<Option<Said>>,
+    /// What anybody may see of it, and when it was asked for.
+    whole: AsyncMutex<Option<(Instant, Result<Whole, Problem>)>>,
     feeds: Arc<Feeds>,
 }
 
@@ -376,6 +419,18 @@ impl Feed {
         let changes = self.ask(&ListChanges { item_id: self.item, after: version }, None, trace).await;
         let page = changes.and_then(|answer| Page::read(&answer, version, asked)).map(Arc::new);
         recent.insert((asked, page)).1.clone()
+    }
+
+    async fn snapshot(&self, caller: Option<Caller>, trace: &Trace) -> Result<Whole, Problem> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: i64,
+        }
+        let item = self.ask(&GetItem { item_id: self.item }, caller, trace).await?;
+        let Versioned { version } = serde_json::from_slice(&item.body).map_err(|_| Problem::internal())?;
+        let mut frames = Vec::new();
+        frame(&mut frames, "snapshot", version, &item.body);
+        Ok((frames.into(), version))
     }
 
     /// Asks, and takes no refusal for an answer.

@@ -19,7 +19,7 @@ use contracts::{
     stats::{GetLeaderboard, GetUserStats},
 };
 
-use crate::exchange::{Line, ask, outcome, send, watch};
+use crate::exchange::{Line, ask, outcome, send, watch, watch_all};
 
 /// All lines.
 #[rustfmt::skip]
@@ -60,6 +60,7 @@ pub(crate) fn table() -> Vec<Line> {
         send::<UnwatchItem>(["/api/v1/items/{item_id}/watch"]).delete().bearer().empty(),
         ask::<ListMyBids>(["/api/v1/users/me/bids"]).bearer(),
         watch(["/api/v1/items/{item_id}/events"]),
+        watch_all(["/api/v1/items/events"]),
         // categories and products
         send::<CreateCategory>(["/api/v1/categories"]).bearer().created(),
         ask::<ListCategories>(["/api/v1/categories"]),

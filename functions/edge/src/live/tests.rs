@@ -13,6 +13,8 @@ use uuid::Uuid;
 use super::*;
 use crate::tests::{World, get, until};
 
+mod list;
+
 // --- an authority that remembers, and a bus that may forget ---------------------------------------
 
 /// The items of these tests, with what happened to each.
@@ -28,6 +30,8 @@ struct Shelved {
     /// The first version that can be told change by change.
     kept_from: i64,
     asked: usize,
+    /// How often the item itself was asked for.
+    shown: usize,
     is_away: bool,
 }
 
@@ -46,8 +50,9 @@ fn not_found() -> platform::Refused {
 }
 
 async fn get_item(cx: &mut Cx, asked: GetItem) -> platform::Result<Item> {
-    let shelf = SHELF.lock().unwrap();
-    let shelved = shelf.get(&asked.item_id).ok_or_else(not_found)?;
+    let mut shelf = SHELF.lock().unwrap();
+    let shelved = shelf.get_mut(&asked.item_id).ok_or_else(not_found)?;
+    shelved.shown += 1;
     let version = i64::try_from(shelved.changes.len()).unwrap() + 1;
     let name = if cx.caller().is_ok() { "the seller's" } else { "anybody's" };
     Ok(Item { name: name.into(), ..crate::tests::lamp(asked.item_id, version) })
@@ -175,6 +180,17 @@ impl Client {
             let more = more.expect("an event within 5 seconds")?.unwrap();
             self.text.push_str(std::str::from_utf8(&more).unwrap());
         }
+    }
+
+    /// The name of the item in the snapshot that comes first, whatever ids the stream has.
+    async fn shown(&mut self) -> String {
+        while !self.text.contains("\"name\":") {
+            let more = tokio::time::timeout(Duration::from_secs(5), self.body.next()).await;
+            self.text.push_str(std::str::from_utf8(&more.unwrap().unwrap().unwrap()).unwrap());
+        }
+        let data = self.text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        let item: serde_json::Value = serde_json::from_str(data).unwrap();
+        item["name"].as_str().unwrap().to_owned()
     }
 
     async fn take(&mut self, count: usize) -> Vec<(String, i64)> {

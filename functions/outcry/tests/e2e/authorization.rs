@@ -103,6 +103,7 @@ const MATRIX: &[Row] = &[
     // Somebody would win it already.
     Row { owner: 403, ..bearer("POST", &["/api/v1/items/{item_id}/buy-now"], Body::Empty, 409) },
     open("GET", &["/api/v1/items/{item_id}/events"], Body::None, 200),
+    open("GET", &["/api/v1/items/events"], Body::None, 200),
     bearer("PUT", &["/api/v1/items/{item_id}/watch"], Body::None, 204),
     bearer("DELETE", &["/api/v1/items/{item_id}/watch"], Body::None, 204),
     bearer("GET", &["/api/v1/users/me/watchlist"], Body::None, 200),
@@ -235,6 +236,7 @@ impl Cast {
     fn request(&self, row: &Row, path: &str, who: usize) -> RequestBuilder {
         let path = path
             .replace("{item_id}", &self.item)
+            .replace("/items/events", &format!("/items/events?ids={}", self.item))
             .replace("{user_id}", &self.who[1].id)
             .replace("{command_id}", &self.command)
             .replace("{session_id}", &self.session)
