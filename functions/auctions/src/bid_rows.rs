@@ -56,24 +56,14 @@ impl BidRows {
         self.told.push(told);
     }
 
-    /// Writes them all, and who takes part in which bidding. One statement, because this is the hot path; who takes part is
-    /// counted up in place: an index of all bids by their bidders would cost more for every bid.
+    /// Writes them all.
     pub(crate) async fn write(&self, tx: &mut PgConnection) -> Result<()> {
         sqlx::query!(
             r#"
-            with decided as (
-                insert into bids (command_id, fingerprint, id, item_id, bidder_id, amount, seq, version, placed_at,
-                    status, answer, told)
-                select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bigint[],
-                    $7::bigint[], $8::bigint[], $9::timestamptz[], $10::smallint[], $11::text[], $12::text[])
-                returning id, item_id, bidder_id, amount, seq
-            )
-            insert into participations (item_id, bidder_id, place, bids, amount)
-            select item_id, bidder_id, (array_agg(id order by seq))[1], count(*), max(amount) from decided
-            where seq is not null group by item_id, bidder_id
-            on conflict (item_id, bidder_id) do update set
-                bids = participations.bids + excluded.bids,
-                amount = greatest(participations.amount, excluded.amount)
+            insert into bids (command_id, fingerprint, id, item_id, bidder_id, amount, seq, version, placed_at,
+                status, answer, told)
+            select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bigint[],
+                $7::bigint[], $8::bigint[], $9::timestamptz[], $10::smallint[], $11::text[], $12::text[])
             "#,
             &self.command_ids,
             &self.fingerprints as &[Option<Uuid>],
