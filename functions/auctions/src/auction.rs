@@ -242,6 +242,12 @@ impl Auction {
         outcome
     }
 
+    /// Takes the item back: whatever was bid is void.
+    pub fn cancel(&mut self) {
+        self.outcome = Some(Outcome::Cancelled);
+        self.revision += 1;
+    }
+
     /// Grows with every change.
     pub fn version(&self) -> i64 {
         self.revision + self.bid_count

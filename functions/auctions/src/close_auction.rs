@@ -5,7 +5,7 @@
 
 use contracts::{
     Timestamp,
-    auctions::{BidWon, BuyNow, ItemClosed, ItemCreated, ItemExtended, PlaceBid},
+    auctions::{BidWon, BuyNow, ItemClosed, ItemCreated, ItemExtended, ItemUpdated, PlaceBid},
 };
 use platform::{Backlog, Cx, Function, Result, metrics::Delay};
 use uuid::Uuid;
@@ -29,6 +29,7 @@ pub fn function() -> Function {
         .sees_backlog()
         .wakes_on::<ItemCreated>()
         .wakes_on::<ItemExtended>()
+        .wakes_on::<ItemUpdated>()
 }
 
 async fn next_end(cx: &mut Cx, (): ()) -> Result<Option<Timestamp>> {
@@ -72,7 +73,7 @@ async fn close_auctions(cx: &mut Cx, (): ()) -> Result<usize> {
 }
 
 /// Lets items wait for those who bought them in time as they wait for bids.
-async fn await_purchases(cx: &Cx, backlog: &mut Backlog, items: Vec<Uuid>) -> Result<()> {
+pub(crate) async fn await_purchases(cx: &Cx, backlog: &mut Backlog, items: Vec<Uuid>) -> Result<()> {
     if items.is_empty() {
         return Ok(());
     }
@@ -84,7 +85,7 @@ async fn await_purchases(cx: &Cx, backlog: &mut Backlog, items: Vec<Uuid>) -> Re
 }
 
 /// Whether an item's end has passed by the stream's clock, and every bid that counts is decided.
-fn is_ready(backlog: &Backlog, item: Uuid, ends_at: Timestamp) -> bool {
+pub(crate) fn is_ready(backlog: &Backlog, item: Uuid, ends_at: Timestamp) -> bool {
     ends_at <= backlog.now && backlog.oldest.get(&item).is_none_or(|stamp| *stamp >= ends_at)
 }
 

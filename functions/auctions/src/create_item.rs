@@ -4,13 +4,17 @@
 //! that do not fit the currency or each other.
 
 use contracts::{
-    Amount, ItemId, Money, Timestamp,
-    auctions::{CreateItem, IncrementPolicy, Item, ItemCreated},
+    ItemId, Timestamp, UserId,
+    auctions::{CreateItem, Item, ItemCreated},
 };
-use platform::{Cx, Env, Function, Refused, Result, config::Mode, error::Field};
+use platform::{Cx, Env, Function, Result, config::Mode};
 use serde::Deserialize;
 
-use crate::{auction::NoItem, store};
+use crate::{
+    auction::NoItem,
+    listing::Listing,
+    store::{self, Whole},
+};
 
 /// Commands of [`CreateItem`].
 pub fn function() -> Function {
@@ -19,10 +23,13 @@ pub fn function() -> Function {
 
 async fn create_item(cx: &mut Cx, new: CreateItem) -> Result<Item> {
     let (seller, now) = (cx.caller()?, cx.now());
-    let prices = Prices::of(&new)?;
-    let starts_at = new.starts_at.unwrap_or(now);
-    check_times(starts_at, new.ends_at, now)?;
-    let window = new.extension_window_seconds.unwrap_or(cx.resource::<SoftClose>()?.0);
+    let listing = Listing::of(new, cx.resource::<SoftClose>()?.0, now)?;
+    let item = offer(cx, seller.id, &listing, now).await?;
+    Ok(item.item(Some(seller), now))
+}
+
+/// Writes and tells that something is for sale.
+pub(crate) async fn offer(cx: &mut Cx, seller: UserId, listing: &Listing, now: Timestamp) -> Result<Whole> {
     let id = ItemId::new();
     sqlx::query!(
         r#"
@@ -32,28 +39,28 @@ async fn create_item(cx: &mut Cx, new: CreateItem) -> Result<Item> {
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15, $16, $16, $17)
         "#,
         id.0,
-        seller.id.0,
-        new.name,
-        new.description,
-        new.category_id,
-        &new.image_urls,
-        new.currency.code(),
-        prices.start.minor,
-        prices.increment.minor,
-        prices.reserve.map(|price| price.minor),
-        prices.buy_now.map(|price| price.minor),
-        i32::try_from(window).unwrap_or(i32::MAX),
-        i32::try_from(new.extension_seconds.unwrap_or(window)).unwrap_or(i32::MAX),
-        starts_at,
-        new.ends_at,
+        seller.0,
+        listing.name,
+        listing.description,
+        listing.category_id,
+        &listing.image_urls,
+        listing.currency.code(),
+        listing.start.minor,
+        listing.increments.flat.minor,
+        listing.reserve.map(|price| price.minor),
+        listing.buy_now.map(|price| price.minor),
+        i32::try_from(listing.window).unwrap_or(i32::MAX),
+        i32::try_from(listing.extension).unwrap_or(i32::MAX),
+        listing.starts_at,
+        listing.ends_at,
         now,
-        new.increment_policy.as_str(),
+        listing.increments.policy.as_str(),
     )
     .execute(cx.tx().await?)
     .await?;
     let item = store::load(cx.tx().await?, &[id.0]).await?.pop().ok_or(NoItem)?;
     cx.emit(&ItemCreated(item.state(now)))?;
-    Ok(item.item(Some(seller), now))
+    Ok(item)
 }
 
 /// How close to the end a bid moves the end of items whose sellers do not say, in seconds; 0 for never.
@@ -83,62 +90,11 @@ impl SoftClose {
     }
 }
 
-/// The prices of a new item, in its currency.
-struct Prices {
-    start: Money,
-    increment: Money,
-    reserve: Option<Money>,
-    buy_now: Option<Money>,
-}
-
-impl Prices {
-    fn of(new: &CreateItem) -> Result<Self, Refused> {
-        let read = |name: &str, amount: Amount| {
-            amount.in_currency(new.currency).map_err(|error| invalid(name, &error.to_string()))
-        };
-        let optional =
-            |name: &str, amount: Option<Amount>| amount.map(|amount| read(name, amount)).transpose();
-        let prices = Self {
-            start: read("start_price", new.start_price)?,
-            increment: optional("bid_increment", new.bid_increment)?.unwrap_or(new.currency.minor_unit()),
-            reserve: optional("reserve_price", new.reserve_price)?,
-            buy_now: optional("buy_now_price", new.buy_now_price)?,
-        };
-        for (name, price) in [("reserve_price", prices.reserve), ("buy_now_price", prices.buy_now)] {
-            if price.is_some_and(|price| price.minor < prices.start.minor) {
-                return Err(invalid(name, "must not be below start_price"));
-            }
-        }
-        let reserve = prices.reserve.map(|price| price.minor);
-        if prices.buy_now.is_some_and(|price| Some(price.minor) < reserve) {
-            return Err(invalid("buy_now_price", "must not be below reserve_price"));
-        }
-        if new.bid_increment.is_some() && new.increment_policy != IncrementPolicy::Flat {
-            return Err(invalid("bid_increment", "must be left to the increment_policy unless that is flat"));
-        }
-        Ok(prices)
-    }
-}
-
-fn check_times(starts_at: Timestamp, ends_at: Timestamp, now: Timestamp) -> Result<(), Refused> {
-    if ends_at <= now {
-        return Err(invalid("ends_at", "must be in the future"));
-    }
-    if ends_at <= starts_at {
-        return Err(invalid("ends_at", "must be after starts_at"));
-    }
-    Ok(())
-}
-
-fn invalid(name: &str, message: &str) -> Refused {
-    Refused::invalid(vec![Field { name: name.to_owned(), message: message.to_owned() }])
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use contracts::{UserId, auctions::ItemStatus};
+    use contracts::auctions::{IncrementPolicy, ItemStatus};
     use serde_json::{Value, json};
     use testing::Harness;
     use uuid::Uuid;

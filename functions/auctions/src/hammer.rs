@@ -1,4 +1,4 @@
-//! The end of an item, which has two causes: its time is over, or somebody bought it.
+//! The end of an item, whatever caused it: its time is over, somebody bought it, or it was taken back.
 
 use contracts::{
     Timestamp,
@@ -21,6 +21,7 @@ pub(crate) async fn fall(cx: &mut Cx, items: &mut [Whole], closed_at: Timestamp)
         columns.1.push(outcome.as_str().to_owned());
         columns.2.push(item.auction.revision);
         item.description.closed_at = Some(closed_at);
+        item.description.updated_at = closed_at;
     }
     let (ids, outcomes, revisions): (Vec<Uuid>, Vec<String>, Vec<i64>) = columns;
     sqlx::query!(
@@ -37,7 +38,7 @@ pub(crate) async fn fall(cx: &mut Cx, items: &mut [Whole], closed_at: Timestamp)
     .execute(cx.tx().await?)
     .await?;
     let states: Vec<ItemState> = items.iter().map(|item| item.state(closed_at)).collect();
-    store::log_changes(cx.tx().await?, &states, ItemChange::Closed).await?;
+    store::log_changes(cx.tx().await?, &states, ItemChange::ended).await?;
     for (item, state) in items.iter().zip(states) {
         cx.emit(&ItemClosed(state))?;
         if let (Some(Outcome::Sold), Some(won)) = (item.auction.outcome, item.auction.leading) {

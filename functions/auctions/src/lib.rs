@@ -8,22 +8,29 @@ pub mod auction;
 pub mod auctions_outcome;
 mod bid_rows;
 pub mod buy_now;
+pub mod cancel_item;
 pub mod close_auction;
+pub mod close_item;
 pub mod create_item;
+pub mod delete_item;
 pub mod get_item;
 mod hammer;
 pub mod increments;
+mod life;
 pub mod list_bids;
 pub mod list_changes;
 pub mod list_my_bids;
 pub mod list_my_items;
 pub mod list_watchlist;
+pub mod listing;
 pub mod place_bid;
 pub mod proxy;
+pub mod relist_item;
 pub mod snapshot_bids;
 pub mod snapshot_items;
 mod store;
 pub mod unwatch_item;
+pub mod update_item;
 pub mod watch_item;
 
 use platform::{Function, database::Database};
@@ -51,6 +58,11 @@ pub fn functions() -> Vec<Function> {
         list_my_items::function(),
         unwatch_item::function(),
         list_my_bids::function(),
+        update_item::function(),
+        delete_item::function(),
+        cancel_item::function(),
+        relist_item::function(),
+        close_item::function(),
         auctions_outcome::function(),
     ]
 }

@@ -71,7 +71,9 @@ fn incomplete() -> Changes {
 fn read(event: &str, change: &str, version: i64) -> Result<ItemChange> {
     match event {
         "extended" => Ok(ItemChange::Extended(serde_json::from_str(change)?)),
+        "updated" => Ok(ItemChange::Updated(serde_json::from_str(change)?)),
         "closed" => Ok(ItemChange::Closed(serde_json::from_str(change)?)),
+        "cancelled" => Ok(ItemChange::Cancelled(serde_json::from_str(change)?)),
         _ => {
             let mut bid: Bid = serde_json::from_str(change)?;
             // Its bidder was told the version after what the bid caused.

@@ -188,7 +188,7 @@ async fn extensions(cx: &mut Cx, decisions: &[Result<Decided, Refused>]) -> Resu
         item.auction = auction.clone();
         states.push(item.state(decided.bid.placed_at));
     }
-    store::log_changes(cx.tx().await?, &states, ItemChange::Extended).await?;
+    store::log_changes(cx.tx().await?, &states, ItemChange::extended).await?;
     Ok(states)
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use contracts::{
     Amount, BidId, Currency, ItemId, Money, Page, Timestamp, UserId,
-    auctions::{IncrementPolicy, Item, ItemChange, ItemCourse, ItemState},
+    auctions::{IncrementPolicy, Item, ItemChange, ItemState},
     page::{PageInfo, PageQuery},
 };
 use platform::{Caller, Cx, Refused, Result, Role, error::Field};
@@ -158,6 +158,9 @@ pub(crate) struct Description {
     pub(crate) category_id: Option<i64>,
     pub(crate) image_urls: Vec<String>,
     pub(crate) closed_at: Option<Timestamp>,
+    pub(crate) ended_by: Option<UserId>,
+    pub(crate) end_reason: Option<String>,
+    pub(crate) relisted_as: Option<ItemId>,
     pub(crate) created_at: Timestamp,
     pub(crate) updated_at: Timestamp,
 }
@@ -202,6 +205,9 @@ pub(crate) async fn load(connection: &mut PgConnection, ids: &[Uuid]) -> Result<
                 category_id: row.category_id,
                 image_urls: row.image_urls,
                 closed_at: row.closed_at,
+                ended_by: row.ended_by.map(UserId),
+                end_reason: row.end_reason,
+                relisted_as: row.relisted_as.map(ItemId),
                 created_at: row.created_at,
                 updated_at: row.updated_at,
             };
@@ -273,11 +279,11 @@ pub(crate) fn cut<T>(
 pub(crate) async fn log_changes(
     tx: &mut PgConnection,
     states: &[ItemState],
-    change: fn(ItemCourse) -> ItemChange,
+    change: fn(&ItemState) -> ItemChange,
 ) -> Result<()> {
     let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for state in states {
-        let change = change(ItemCourse::from(state));
+        let change = change(state);
         columns.0.push(state.item_id.0);
         columns.1.push(state.version);
         columns.2.push(state.item_version);
@@ -327,6 +333,8 @@ impl Whole {
             winner_id: won.map(|leading| leading.bidder),
             final_price: won.map(|leading| leading.price.into()),
             closed_at: description.closed_at,
+            ended_by: description.ended_by,
+            end_reason: description.end_reason.clone(),
             created_at: description.created_at,
         }
     }
@@ -363,13 +371,15 @@ impl Whole {
             category_id: self.description.category_id,
             image_urls: self.description.image_urls,
             closed_at: self.description.closed_at,
+            end_reason: self.description.end_reason,
+            relisted_as: self.description.relisted_as,
             created_at: self.description.created_at,
             updated_at: self.description.updated_at,
         }
     }
 }
 
-fn whole_seconds(span: Duration) -> u32 {
+pub(crate) fn whole_seconds(span: Duration) -> u32 {
     u32::try_from(span.as_secs()).unwrap_or(u32::MAX)
 }
 
@@ -424,6 +434,18 @@ pub(crate) mod testing {
 
         pub(crate) fn extension(self, seconds: u32) -> Self {
             self.with("extension_window_seconds", json!(seconds))
+        }
+
+        pub(crate) fn policy(self, policy: &str) -> Self {
+            self.with("increment_policy", json!(policy))
+        }
+
+        pub(crate) fn description(self, text: &str) -> Self {
+            self.with("description", json!(text))
+        }
+
+        pub(crate) fn starts_at(self, start: Timestamp) -> Self {
+            self.with("starts_at", json!(start))
         }
 
         /// Through the real function, so that rows are what they are in life.

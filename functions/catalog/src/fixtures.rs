@@ -52,6 +52,8 @@ pub(crate) fn lamp(id: u128) -> ItemState {
         winner_id: None,
         final_price: None,
         closed_at: None,
+        ended_by: None,
+        end_reason: None,
         created_at: noon(),
     }
 }

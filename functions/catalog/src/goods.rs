@@ -2,7 +2,6 @@
 
 use contracts::{Amount, Currency, Money, UserId};
 use platform::{Caller, Kind, Refusal, Refused, Role, error::Field};
-use serde_json::{Map, Value};
 
 /// What a price becomes when `discount` percent are taken off: to the nearest minor unit, and half of one is rounded up. None
 /// when nothing is left.
@@ -26,15 +25,6 @@ pub(crate) fn may_change(caller: Caller, owner: UserId) -> Result<(), GoodsRefus
     if caller.id == owner || caller.role == Role::Admin { Ok(()) } else { Err(GoodsRefused::NotYours) }
 }
 
-/// Whether it is still what the caller thinks it is.
-pub(crate) fn matches(version: i64, expected: Option<i64>) -> Result<(), GoodsRefused> {
-    if expected.is_none_or(|expected| expected == version) {
-        Ok(())
-    } else {
-        Err(GoodsRefused::Changed { version })
-    }
-}
-
 /// A member that names a category which is not there.
 pub(crate) fn unknown_category(member: &str) -> Refused {
     invalid(member, "there is no such category")
@@ -56,12 +46,6 @@ pub(crate) enum GoodsRefused {
     /// Neither its owner nor an administrator.
     #[error("only its owner or an administrator may do this")]
     NotYours,
-    /// It has another version than the caller named.
-    #[error("it has changed: its version is {version}")]
-    Changed {
-        /// The version that it has.
-        version: i64,
-    },
     /// Names are unique.
     #[error("there is a category of this name")]
     NameTaken,
@@ -87,7 +71,6 @@ impl Refusal for GoodsRefused {
         match self {
             Self::NoCategory | Self::NoProduct => Kind::NotFound,
             Self::NotYours => Kind::Forbidden,
-            Self::Changed { .. } => Kind::Precondition,
             Self::NameTaken
             | Self::SkuTaken
             | Self::Cycle
@@ -101,16 +84,8 @@ impl Refusal for GoodsRefused {
         match self {
             Self::NoCategory | Self::NoProduct => "NOT_FOUND",
             Self::NotYours => "FORBIDDEN",
-            Self::Changed { .. } => "PRECONDITION_FAILED",
             Self::NameTaken | Self::SkuTaken => "ALREADY_EXISTS",
             Self::Cycle | Self::HasParts | Self::HasProducts | Self::HasItems => "CONFLICT",
-        }
-    }
-
-    fn extras(&self) -> Map<String, Value> {
-        match self {
-            Self::Changed { version } => Map::from_iter([("version".to_owned(), Value::from(*version))]),
-            _ => Map::new(),
         }
     }
 }
@@ -166,8 +141,6 @@ mod tests {
         assert_eq!(may_change(who(ann, Role::User), ann), Ok(()));
         assert_eq!(may_change(who(bob, Role::Admin), ann), Ok(()));
         assert_eq!(may_change(who(bob, Role::User), ann), Err(GoodsRefused::NotYours));
-        assert_eq!((matches(3, None), matches(3, Some(3))), (Ok(()), Ok(())));
-        assert_eq!(matches(3, Some(2)), Err(GoodsRefused::Changed { version: 3 }));
     }
 
     proptest! {

@@ -102,6 +102,7 @@ macro_rules! over_items {
                 and ($5::text is null or price >= $5::numeric)
                 and ($6::text is null or price <= $6::numeric)
                 and ($7::timestamptz is null or ends_at < $7)
+                and outcome is distinct from 'deleted'
                 and (not $9::boolean or outcome is null and ends_at > $8::timestamptz) "#
             + $tail,
             $filter.q,
@@ -342,6 +343,8 @@ impl Row {
             winner_id: self.winner_id.map(UserId),
             final_price: optional(self.final_price)?,
             closed_at: self.closed_at,
+            end_reason: None,
+            relisted_as: None,
             version: self.item_version + self.seq,
             created_at: self.created_at,
             updated_at: self.updated_at,

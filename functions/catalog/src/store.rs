@@ -3,6 +3,7 @@
 use contracts::{
     Currency, Money, ProductId, UserId,
     catalog::{Category, CategoryState, Product, ProductState},
+    if_match,
     page::{PageInfo, PageQuery},
 };
 use platform::{Caller, Error, Result, Timestamp};
@@ -94,7 +95,7 @@ pub(crate) async fn lock_category(
         .await?;
     let found = found.ok_or(GoodsRefused::NoCategory)?;
     goods::may_change(caller, UserId(found.owner_id))?;
-    goods::matches(found.version, if_match)?;
+    if_match::check(if_match, found.version)?;
     category(tx, id).await
 }
 
@@ -193,7 +194,7 @@ pub(crate) async fn lock_product(
         .await?;
     let found = found.ok_or(GoodsRefused::NoProduct)?;
     goods::may_change(caller, UserId(found.owner_id))?;
-    goods::matches(found.version, if_match)?;
+    if_match::check(if_match, found.version)?;
     product(tx, id.0).await
 }
 

@@ -2,13 +2,17 @@
 //!
 //! Reacts to the `item.*` events, which carry the whole item but its price, and to [`BidPlaced`],
 //! which carries the whole price. The newer version of each wins, so neither order nor repetition
-//! matters: also a bid may come before its item.
+//! matters: also a bid may come before its item. Of an item that is gone a row stays that is not listed: what came
+//! before its end may be heard after it.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use contracts::{
     Amount, ItemId,
-    auctions::{BidPlaced, ItemClosed, ItemCreated, ItemExtended, ItemState, ItemStatus, SnapshotItems},
+    auctions::{
+        BidPlaced, ItemClosed, ItemCreated, ItemDeleted, ItemExtended, ItemState, ItemStatus, ItemUpdated,
+        SnapshotItems,
+    },
 };
 use platform::{Cx, Function, Received, Result, Timestamp};
 use sqlx::PgConnection;
@@ -21,10 +25,14 @@ platform::hears! {
     pub enum Heard {
         /// There is a new item.
         ItemCreated(ItemCreated),
+        /// What is said of it was changed.
+        ItemUpdated(ItemUpdated),
         /// Its end has moved.
         ItemExtended(ItemExtended),
         /// It has ended.
         ItemClosed(ItemClosed),
+        /// It is gone.
+        ItemDeleted(ItemDeleted),
         /// It has a new price.
         BidPlaced(BidPlaced),
     }
@@ -38,14 +46,18 @@ pub fn function() -> Function {
 
 async fn update_catalog(cx: &mut Cx, events: Vec<Received<Heard>>) -> Result<()> {
     // In the order of the items, so that two batches cannot wait for each other.
-    let mut items: BTreeMap<ItemId, ItemState> = BTreeMap::new();
+    let mut items: BTreeMap<ItemId, Known> = BTreeMap::new();
     let mut bids: BTreeMap<ItemId, BidPlaced> = BTreeMap::new();
     for event in events {
         match event.message {
             Heard::ItemCreated(ItemCreated(item))
+            | Heard::ItemUpdated(ItemUpdated(item))
             | Heard::ItemExtended(ItemExtended(item))
             | Heard::ItemClosed(ItemClosed(item)) => {
-                keep_newest(&mut items, item.item_id, item, |item| item.item_version);
+                keep_newest(&mut items, item.item_id, Known { item, gone: false }, Known::item_version);
+            }
+            Heard::ItemDeleted(ItemDeleted(item)) => {
+                keep_newest(&mut items, item.item_id, Known { item, gone: true }, Known::item_version);
             }
             Heard::BidPlaced(bid) => keep_newest(&mut bids, bid.item_id, bid, |bid| bid.seq),
         }
@@ -56,6 +68,18 @@ async fn update_catalog(cx: &mut Cx, events: Vec<Received<Heard>>) -> Result<()>
         write_items(cx.tx().await?, items).await?;
     }
     write_prices(cx.tx().await?, bids, &unpriced).await
+}
+
+/// What is known of an item.
+struct Known {
+    item: ItemState,
+    gone: bool,
+}
+
+impl Known {
+    fn item_version(&self) -> i64 {
+        self.item.item_version
+    }
 }
 
 fn keep_newest<T>(newest: &mut BTreeMap<ItemId, T>, id: ItemId, state: T, version: fn(&T) -> i64) {
@@ -70,7 +94,7 @@ fn keep_newest<T>(newest: &mut BTreeMap<ItemId, T>, id: ItemId, state: T, versio
     }
 }
 
-async fn write_items(tx: &mut PgConnection, items: BTreeMap<ItemId, ItemState>) -> Result<()> {
+async fn write_items(tx: &mut PgConnection, items: BTreeMap<ItemId, Known>) -> Result<()> {
     let mut rows = ItemRows::default();
     for item in items.into_values() {
         rows.push(item)?;
@@ -164,7 +188,11 @@ struct ItemRows {
 }
 
 impl ItemRows {
-    fn push(&mut self, item: ItemState) -> Result<()> {
+    fn push(&mut self, Known { mut item, gone }: Known) -> Result<()> {
+        if gone {
+            // Nothing that somebody wrote stays.
+            (item.name, item.description, item.image_urls) = Default::default();
+        }
         let text = |amount: Amount| amount.to_string();
         let whole = |seconds: u32| i32::try_from(seconds).unwrap_or(i32::MAX);
         self.ids.push(item.item_id.0);
@@ -181,7 +209,8 @@ impl ItemRows {
         self.policies.push(item.increment_policy.as_str().to_owned());
         self.increments.push(text(item.bid_increment));
         self.buy_now_prices.push(item.buy_now_price.map(text));
-        self.outcomes.push(outcome(item.status).map(str::to_owned));
+        let outcome = if gone { Some("deleted") } else { outcome(item.status) };
+        self.outcomes.push(outcome.map(str::to_owned));
         self.starts.push(item.starts_at);
         self.ends.push(item.ends_at);
         self.windows.push(whole(item.extension_window_seconds));
@@ -325,6 +354,42 @@ mod tests {
             }
 
             assert_eq!(all(&app).await, expected, "round {round}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deleted_item_is_not_listed_nor_counted_and_no_older_event_brings_it_back() {
+        let app = Harness::start(crate::database()).await;
+        let (gone, stays) = (lamp(1), lamp(2));
+        let edited = ItemState { item_version: 2, name: "Table".into(), ..gone.clone() };
+        let events = || {
+            [
+                told(&app, &ItemCreated(gone.clone())),
+                told(&app, &ItemUpdated(edited.clone())),
+                told(&app, &ItemDeleted(ItemState { item_version: 3, ..edited.clone() })),
+            ]
+        };
+        offer(&app, std::slice::from_ref(&stays)).await;
+        for round in 0..20 {
+            let clear = "delete from items where id <> $1";
+            sqlx::query(clear).bind(stays.item_id.0).execute(app.pool()).await.unwrap();
+            let mut events = [events(), events()].concat();
+            events.shuffle(&mut rand::rng());
+            // Whatever comes last, it has been deleted by then.
+            let (batch, late) = events.split_at(rand::rng().random_range(1..events.len()));
+            hear(&app, batch).await;
+            hear(&app, late).await;
+
+            let listed =
+                app.at(noon()).ask(&crate::list_items::function(), &ListItems::default()).await.unwrap();
+            let ids: Vec<ItemId> = listed.data.iter().map(|item| item.id).collect();
+            assert_eq!((ids, listed.page_info.total), (vec![stays.item_id], 1), "round {round}");
+            let kept: (String, String) = sqlx::query_as("select name, words::text from items where id = $1")
+                .bind(gone.item_id.0)
+                .fetch_one(app.pool())
+                .await
+                .unwrap();
+            assert_eq!(kept, (String::new(), String::new()));
         }
     }
 

@@ -8,10 +8,12 @@ use uuid::Uuid;
 use crate::{Amount, BidId, Currency, ItemId, Page, page::PageQuery};
 
 mod bidding;
+mod life;
 mod mine;
 mod participation;
 
 pub use bidding::{BuyNow, IncrementPolicy};
+pub use life::{CancelItem, CloseItem, DeleteItem, ItemDeleted, ItemUpdated, RelistItem, UpdateItem};
 pub use mine::{ListMyItems, ListWatchlist, UnwatchItem, WatchItem};
 pub use participation::{ListMyBids, MyBid, Standing};
 
@@ -295,6 +297,12 @@ pub struct Item {
     pub final_price: Option<Amount>,
     /// When the hammer fell.
     pub closed_at: Option<Timestamp>,
+    /// Why it was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_reason: Option<String>,
+    /// The item as which it was offered again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relisted_as: Option<ItemId>,
     /// Grows with every change.
     pub version: i64,
     /// When it was offered.
@@ -395,6 +403,12 @@ pub struct ItemState {
     pub final_price: Option<Amount>,
     /// When the hammer fell.
     pub closed_at: Option<Timestamp>,
+    /// Who took it back, deleted it or let the hammer fall before its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<UserId>,
+    /// Why it was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_reason: Option<String>,
     /// When it was offered.
     pub created_at: Timestamp,
 }
@@ -409,7 +423,8 @@ pub struct ItemCreated(pub ItemState);
 #[serde(transparent)]
 pub struct ItemExtended(pub ItemState);
 
-/// The hammer fell: sold, or not.
+/// It has ended: the hammer fell, or it was taken back, which its status says. Every item that was not deleted has
+/// exactly one of these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ItemClosed(pub ItemState);
@@ -580,8 +595,14 @@ pub enum ItemChange {
     Bid(Bid),
     /// The bid before it moved the end.
     Extended(ItemCourse),
+    /// What is said of it was changed: all of it as it is now.
+    Updated(Box<ItemState>),
     /// The hammer fell.
     Closed(ItemCourse),
+    /// It was taken back.
+    Cancelled(ItemCourse),
+    /// It is gone, and so is its log: the last that is heard of it.
+    Deleted(ItemCourse),
 }
 
 /// Where an item stands, apart from its price.
@@ -599,6 +620,9 @@ pub struct ItemCourse {
     pub final_price: Option<Amount>,
     /// When the hammer fell.
     pub closed_at: Option<Timestamp>,
+    /// Why it was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_reason: Option<String>,
     /// The item's version.
     pub version: i64,
 }
@@ -612,6 +636,7 @@ impl From<&ItemState> for ItemCourse {
             winner_id: state.winner_id,
             final_price: state.final_price,
             closed_at: state.closed_at,
+            end_reason: state.end_reason.clone(),
             version: state.version,
         }
     }
@@ -620,25 +645,44 @@ impl From<&ItemState> for ItemCourse {
 impl ItemChange {
     /// The change that an event tells; none when it tells no change, or not which version it made.
     pub fn from_event(name: &str, payload: &str) -> Option<Self> {
-        let course = || {
-            let state: ItemState = serde_json::from_str(payload).ok()?;
-            Some(ItemCourse::from(&state))
-        };
+        let state = || serde_json::from_str::<ItemState>(payload).ok();
         let change = match name {
             BidPlaced::NAME => Self::Bid(serde_json::from_str::<BidPlaced>(payload).ok()?.bid()?),
-            ItemExtended::NAME => Self::Extended(course()?),
-            ItemClosed::NAME => Self::Closed(course()?),
+            ItemExtended::NAME => Self::extended(&state()?),
+            ItemUpdated::NAME => Self::updated(&state()?),
+            ItemClosed::NAME => Self::ended(&state()?),
+            ItemDeleted::NAME => Self::Deleted(ItemCourse::from(&state()?)),
             _ => return None,
         };
         // Events of the time before versions were dense have none.
         (change.version() > 0).then_some(change)
     }
 
+    /// A bid moved the end.
+    pub fn extended(state: &ItemState) -> Self {
+        Self::Extended(state.into())
+    }
+
+    /// What is said of it was changed.
+    pub fn updated(state: &ItemState) -> Self {
+        Self::Updated(Box::new(state.clone()))
+    }
+
+    /// The end, by its kind.
+    pub fn ended(state: &ItemState) -> Self {
+        let course = state.into();
+        if state.status == ItemStatus::Cancelled { Self::Cancelled(course) } else { Self::Closed(course) }
+    }
+
     /// The item's version right after it.
     pub fn version(&self) -> i64 {
         match self {
             Self::Bid(bid) => bid.item.as_ref().map_or(0, |item| item.version),
-            Self::Extended(course) | Self::Closed(course) => course.version,
+            Self::Updated(state) => state.version,
+            Self::Extended(course)
+            | Self::Closed(course)
+            | Self::Cancelled(course)
+            | Self::Deleted(course) => course.version,
         }
     }
 
@@ -647,7 +691,10 @@ impl ItemChange {
         match self {
             Self::Bid(_) => "bid",
             Self::Extended(_) => "extended",
+            Self::Updated(_) => "updated",
             Self::Closed(_) => "closed",
+            Self::Cancelled(_) => "cancelled",
+            Self::Deleted(_) => "deleted",
         }
     }
 
@@ -655,7 +702,11 @@ impl ItemChange {
     pub fn data(&self) -> serde_json::Result<String> {
         match self {
             Self::Bid(bid) => serde_json::to_string(bid),
-            Self::Extended(course) | Self::Closed(course) => serde_json::to_string(course),
+            Self::Updated(state) => serde_json::to_string(state),
+            Self::Extended(course)
+            | Self::Closed(course)
+            | Self::Cancelled(course)
+            | Self::Deleted(course) => serde_json::to_string(course),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Result, Value};
 use uuid::Uuid;
 
 use crate::{
-    auctions::{BidPlaced, BidWon, ItemClosed, ItemCreated, ItemExtended},
+    auctions::{BidPlaced, BidWon, ItemClosed, ItemCreated, ItemDeleted, ItemExtended, ItemUpdated},
     catalog::{
         CategoryCreated, CategoryDeleted, CategoryUpdated, ProductCreated, ProductDeleted, ProductUpdated,
     },
@@ -48,8 +48,10 @@ pub fn all() -> Vec<Known> {
         known::<TwoFactorDisabled>(),
         known::<RecoveryCodeUsed>(),
         known::<ItemCreated>(),
+        known::<ItemUpdated>(),
         known::<ItemExtended>(),
         known::<ItemClosed>(),
+        known::<ItemDeleted>(),
         known::<BidPlaced>(),
         known::<BidWon>(),
         known::<CategoryCreated>(),

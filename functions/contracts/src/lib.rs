@@ -8,6 +8,7 @@ pub mod cursor;
 pub mod events;
 mod id;
 pub mod identity;
+pub mod if_match;
 pub mod money;
 pub mod page;
 pub mod stats;

@@ -148,6 +148,7 @@ impl Live {
             doubt: None,
             ask_at: Instant::now(),
             asking: None,
+            gone: false,
             heartbeat: self.heartbeat,
             beat_at: Instant::now() + self.heartbeat,
             beats: 0,
@@ -241,6 +242,8 @@ struct Watcher {
     asking: Option<Asking>,
     heartbeat: Duration,
     beat_at: Instant,
+    /// What was sent last was the end of the item.
+    gone: bool,
     /// Heartbeats since something was sent.
     beats: u32,
 }
@@ -264,10 +267,13 @@ struct Found {
 impl Watcher {
     /// What is to be sent next, as soon as there is something; `None` when there is no such item.
     async fn next(&mut self) -> Option<Bytes> {
-        loop {
+        while !self.gone {
             tokio::select! {
-                heard = self.heard.recv() => match heard.ok().and_then(|run| run.after(self.sent)) {
-                    Some((frames, last)) if last > self.sent => return Some(self.send(frames, last)),
+                heard = self.heard.recv() => match heard.ok().and_then(|run| run.after(self.sent).zip(Some(run.deletes))) {
+                    Some(((frames, last), deletes)) if last > self.sent => {
+                        self.gone = deletes;
+                        return Some(self.send(frames, last));
+                    }
                     Some(_) => {}
                     // A gap, or too much was said while the client did not read.
                     None => self.doubt_since(Instant::now()),
@@ -295,6 +301,7 @@ impl Watcher {
                 }
             }
         }
+        None
     }
 
     fn caller(&self) -> Option<Caller> {
@@ -525,6 +532,8 @@ struct Run {
     /// Where each of them ends in the frames.
     ends: Vec<usize>,
     frames: Bytes,
+    /// Nothing comes after them: the item is gone.
+    deletes: bool,
 }
 
 impl Run {
@@ -533,21 +542,22 @@ impl Run {
         let mut changes = changes.peekable();
         std::iter::from_fn(move || {
             let first = changes.peek()?.version();
-            let (mut ends, mut frames) = (Vec::new(), Vec::new());
+            let (mut ends, mut frames, mut deletes) = (Vec::new(), Vec::new(), false);
             let mut next = first;
             while let Some(change) = changes.next_if(|change| change.version() == next) {
                 // Plain members: there is nothing in them that has no JSON.
                 frame(&mut frames, change.name(), next, change.data().unwrap_or_default().as_bytes());
                 ends.push(frames.len());
+                deletes = matches!(change, ItemChange::Deleted(_));
                 next += 1;
             }
-            Some(Self { first, ends, frames: frames.into() })
+            Some(Self { first, ends, frames: frames.into(), deletes })
         })
     }
 
     /// No change after a version.
     fn nothing(after: i64) -> Self {
-        Self { first: after + 1, ends: Vec::new(), frames: Bytes::new() }
+        Self { first: after + 1, ends: Vec::new(), frames: Bytes::new(), deletes: false }
     }
 
     fn last(&self) -> i64 {

@@ -4,8 +4,8 @@
 
 use contracts::{
     auctions::{
-        BuyNow, CreateItem, GetItem, ListBids, ListMyBids, ListMyItems, ListWatchlist, PlaceBid, UnwatchItem,
-        WatchItem,
+        BuyNow, CancelItem, CloseItem, CreateItem, DeleteItem, GetItem, ListBids, ListMyBids, ListMyItems,
+        ListWatchlist, PlaceBid, RelistItem, UnwatchItem, UpdateItem, WatchItem,
     },
     catalog::{
         CreateCategory, CreateProduct, DeleteCategory, DeleteProduct, GetCategory, GetProduct,
@@ -59,6 +59,11 @@ pub(crate) fn table() -> Vec<Line> {
         ask::<ListMyItems>(["/api/v1/users/me/items"]).bearer(),
         send::<UnwatchItem>(["/api/v1/items/{item_id}/watch"]).delete().bearer().empty(),
         ask::<ListMyBids>(["/api/v1/users/me/bids"]).bearer(),
+        send::<UpdateItem>(["/api/v1/items/{item_id}"]).put().bearer().conditional().versioned(),
+        send::<DeleteItem>(["/api/v1/items/{item_id}"]).delete().bearer().conditional().empty(),
+        send::<CancelItem>(["/api/v1/items/{item_id}/cancel"]).bearer(),
+        send::<RelistItem>(["/api/v1/items/{item_id}/relist"]).bearer().created(),
+        send::<CloseItem>(["/api/v1/items/{item_id}/close"]).bearer(),
         watch(["/api/v1/items/{item_id}/events"]),
         watch_all(["/api/v1/items/events"]),
         // categories and products

@@ -104,6 +104,13 @@ const MATRIX: &[Row] = &[
     Row { owner: 403, ..bearer("POST", &["/api/v1/items/{item_id}/buy-now"], Body::Empty, 409) },
     open("GET", &["/api/v1/items/{item_id}/events"], Body::None, 200),
     open("GET", &["/api/v1/items/events"], Body::None, 200),
+    // It has bids by now, and nothing that is known is said.
+    Row { other: 403, ..bearer("PUT", &["/api/v1/items/{item_id}"], Body::Name, 200) },
+    Row { other: 403, ..bearer("DELETE", &["/api/v1/items/{item_id}"], Body::None, 409) },
+    // An administrator has to say why.
+    Row { other: 403, admin: 400, ..bearer("POST", &["/api/v1/items/{item_id}/cancel"], Body::Empty, 409) },
+    Row { owner: 409, ..bearer("POST", &["/api/v1/items/{item_id}/relist"], Body::Empty, 403) },
+    Row { admin: 200, ..bearer("POST", &["/api/v1/items/{item_id}/close"], Body::Empty, 403) },
     bearer("PUT", &["/api/v1/items/{item_id}/watch"], Body::None, 204),
     bearer("DELETE", &["/api/v1/items/{item_id}/watch"], Body::None, 204),
     bearer("GET", &["/api/v1/users/me/watchlist"], Body::None, 200),

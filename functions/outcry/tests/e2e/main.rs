@@ -10,6 +10,7 @@ mod full;
 mod gate;
 mod goods;
 mod killed;
+mod life;
 mod lists;
 mod passwords;
 mod replay;
