@@ -24,6 +24,8 @@ pub mod list_items;
 pub mod list_products;
 pub mod snapshot_products;
 mod store;
+#[cfg(test)]
+mod scale;
 pub mod update_catalog;
 pub mod update_category;
 pub mod update_product;

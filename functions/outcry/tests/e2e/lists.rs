@@ -1,4 +1,4 @@
-//! What somebody bids on, seen over HTTP on a whole platform.
+//! What somebody bids on, and the listing with its counts, seen over HTTP on a whole platform.
 
 use serde_json::{Value, json};
 
@@ -66,5 +66,33 @@ fn bidders_find_what_they_bid_on_and_where_they_stand() {
         assert_eq!((wrong.status, wrong.code()), (400, "INVALID_INPUT"));
         assert!(wrong.body.to_string().contains("outbid"), "{}", wrong.body);
         assert_eq!(Visitor::of(&SHARED).get(BIDS).await.status, 401);
+    });
+}
+
+#[test]
+fn visitors_see_how_many_items_each_choice_has() {
+    story(async {
+        let ann = Visitor::new(&SHARED, "ann").await;
+        let offer = async |category: u32| ann.offer(60.0, json!({ "category_id": category })).await;
+        for category in [3, 3, 4] {
+            offer(category).await;
+        }
+        let path = format!("/api/v1/items?seller_id={}", ann.id);
+        ann.get_until(&path, |list| list["page_info"]["total"] == 3).await;
+
+        let plain = ann.get(&path).await.body;
+        let counted = ann.get(&format!("{path}&category_id=4&facets=true")).await.body;
+
+        assert_eq!(plain.get("facets"), None);
+        assert_eq!(counted["page_info"]["total"], 1);
+        assert_eq!(
+            counted["facets"],
+            json!({
+                "category": [{ "id": 3, "count": 2 }, { "id": 4, "count": 1 }],
+                "status": [{ "status": "open", "count": 1 }],
+            })
+        );
+        let wrong = ann.get(&format!("{path}&facets=maybe")).await;
+        assert_eq!((wrong.status, wrong.code()), (400, "INVALID_INPUT"));
     });
 }

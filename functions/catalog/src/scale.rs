@@ -1,0 +1,278 @@
+//! The listing among many items: which indexes serve it, and how long it takes among a million.
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    time::{Duration, Instant},
+};
+
+use contracts::{
+    auctions::ItemStatus,
+    catalog::{ItemSort, ListItems},
+    page::PageQuery,
+};
+use platform::UserId;
+use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
+use serde_json::Value;
+use sqlx::AssertSqlSafe;
+use testing::Harness;
+use uuid::Uuid;
+
+use crate::{
+    fixtures::{amount, minutes, noon},
+    list_items::function,
+};
+
+const SORTS: [ItemSort; 5] =
+    [ItemSort::EndingSoon, ItemSort::Newest, ItemSort::PriceAsc, ItemSort::PriceDesc, ItemSort::MostBids];
+/// The first are in many names, the last in few.
+const NOUNS: [&str; 20] = [
+    "lamp",
+    "chair",
+    "table",
+    "clock",
+    "watch",
+    "book",
+    "coin",
+    "stamp",
+    "vase",
+    "ring",
+    "guitar",
+    "camera",
+    "bicycle",
+    "carpet",
+    "mirror",
+    "piano",
+    "sextant",
+    "orrery",
+    "theremin",
+    "astrolabe",
+];
+const CATEGORIES: i64 = 200;
+
+/// A market as it might be: words, categories and sellers of which few are frequent and many are rare; a third runs,
+/// a twentieth has not begun, the rest has ended. Half have no bid.
+async fn fill(app: &Harness, items: u32) {
+    let nouns = NOUNS.join(" ");
+    let fill = format!(
+        "set synchronous_commit = off; set maintenance_work_mem = '256MB'; select setseed(0.5);
+        create temporary table definition as select indexdef from pg_indexes
+            where schemaname = 'public' and tablename in ('items', 'prices') and indexname not like '%_pkey';
+        drop index item_newest, item_ending, item_running, item_category, item_seller, item_words, price_amount,
+            price_bids;
+        insert into items (id, item_version, seller_id, name, description, category_id, image_urls, currency, start_price,
+            bid_increment, outcome, starts_at, ends_at, extension_window_seconds, extension_seconds, created_at, words)
+        select id, 1, seller, name, description, category, '[]', 'USD', 10, 1, outcome,
+            case when outcome is null and chance < 0.15 then now + length * interval '1 hour' else created_at end,
+            case when outcome is null then now + length * interval '1 day' else created_at + length * interval '1 day' end,
+            0, 0, created_at,
+            setweight(to_tsvector('simple', name), 'A') || setweight(to_tsvector('simple', description), 'B')
+        from (
+            select gen_random_uuid() as id, n, now, chance, length,
+                ('{{00000000-0000-0000-0001-' || lpad((1 + floor(20000 * seller ^ 3))::text, 12, '0') || '}}')::uuid as seller,
+                case when category > 0.02 then 1 + floor({CATEGORIES} * category ^ 3)::bigint end as category,
+                colour[1 + floor(12 * random())] || ' ' || noun[1 + floor(20 * word ^ 3)] || ' ' || n as name,
+                'A ' || made[1 + floor(10 * random() ^ 2)] || ' ' || noun[1 + floor(20 * word ^ 3)] || ' from '
+                    || place[1 + floor(10 * random() ^ 2)] || ', in ' || state[1 + floor(6 * random())]
+                    || ' condition, bought about ' || 1700 + floor(300 * random()) || ' and kept in a dry room' as description,
+                case when chance > 0.75 then 'sold' when chance > 0.45 then 'unsold' when chance > 0.4 then 'cancelled'
+                    end as outcome,
+                now - (n::float8 / {items}) * interval '60 days' as created_at
+            from (
+                select n, random() as seller, random() as category, random() as word, random() as chance,
+                    1 + 20 * random() as length, timestamptz '2026-12-01T12:00:00Z' as now
+                from generate_series(1, {items}) as n
+            ) as drawn,
+            (select string_to_array('{nouns}', ' ') as noun,
+                string_to_array('red blue green black white brown golden silver old new small large', ' ') as colour,
+                string_to_array('wooden brass oak glass leather paper porcelain silk bronze ivory', ' ') as made,
+                string_to_array('Warsaw Berlin Paris London Prague Rome Vienna Madrid Lisbon Riga', ' ') as place,
+                string_to_array('good fair mint poor excellent unknown', ' ') as state) as vocabulary
+        ) as drawn;
+        insert into prices (item_id, seq, leader_id, price, min_next_bid, reserve_met, placed_at)
+        select id, seq, case when seq > 0 then id end, price, price + 1, seq > 3, case when seq > 0 then now() end
+        from (select id, greatest(0, floor(200 * (2 * random() - 1) ^ 5))::bigint as seq,
+            round((10 + 5000 * random() ^ 4)::numeric, 2) as price from items) as drawn;
+        do $$ declare made record; begin
+            for made in select indexdef from definition loop execute made.indexdef; end loop;
+        end $$;"
+    );
+    let fill: &'static str = fill.leak();
+    testing::as_administrator(app.pool(), fill).await;
+    for vacuum in ["vacuum analyze items", "vacuum analyze prices"] {
+        testing::as_administrator(app.pool(), vacuum).await;
+    }
+}
+
+/// How Postgres answers the listing's own statement that contains `part`, with these values: on the connection on which
+/// it ran, because others do not know it.
+async fn plan(app: &Harness, part: &str, values: &str) -> Value {
+    let mut others = Vec::new();
+    let (mut connection, name) = loop {
+        let mut connection = app.pool().acquire().await.unwrap();
+        let name: Option<String> = sqlx::query_scalar(
+            "select name from pg_prepared_statements where position($1 in statement) > 0
+                and position('pg_prepared_statements' in statement) = 0",
+        )
+        .bind(part)
+        .fetch_optional(&mut *connection)
+        .await
+        .unwrap();
+        if let Some(name) = name {
+            break (connection, name);
+        }
+        others.push(connection);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let explain = AssertSqlSafe(format!("explain (analyze, format json) execute {name}({values})"));
+    let plan: Value = sqlx::query_scalar(explain).fetch_one(&mut *connection).await.unwrap();
+    plan[0]["Plan"].clone()
+}
+
+/// The indexes that are read, and how many rows are in all, with those that are thrown away.
+fn reads(plan: &Value) -> (Vec<String>, f64) {
+    let number = |name: &str| plan[name].as_f64().unwrap_or_default();
+    let (mut indexes, mut rows) = (Vec::new(), 0.0);
+    if plan["Node Type"].as_str().unwrap().contains("Scan") {
+        rows += number("Actual Loops")
+            * (number("Actual Rows")
+                + number("Rows Removed by Filter")
+                + number("Rows Removed by Index Recheck"));
+    }
+    indexes.extend(plan["Index Name"].as_str().map(str::to_owned));
+    for part in plan["Plans"].as_array().into_iter().flatten() {
+        let (more, read) = reads(part);
+        indexes.extend(more);
+        rows += read;
+    }
+    (indexes, rows)
+}
+
+#[tokio::test]
+async fn an_index_serves_each_order_and_reads_no_more_than_a_page() {
+    let app = Harness::start(crate::database()).await;
+    fill(&app, 20_000).await;
+    for (sort, part, index) in [
+        (ItemSort::EndingSoon, "then ends_at else", "item_running"),
+        (ItemSort::Newest, "then created_at else", "item_newest"),
+        (ItemSort::PriceAsc, "else prices.price + 0 end, item_id", "price_amount"),
+        (ItemSort::PriceDesc, "else prices.price + 0 end desc, item_id desc", "price_amount"),
+        (ItemSort::MostBids, "then seq else", "price_bids"),
+    ] {
+        let page =
+            app.at(noon()).ask(&function(), &ListItems { sort, ..ListItems::default() }).await.unwrap();
+        assert_eq!(page.data.len(), 20, "{sort:?}");
+        let running = sort == ItemSort::EndingSoon;
+        let filter = format!("null, null, null, null, null, null, null, '{}', {running}", noon());
+
+        let plan = plan(&app, part, &format!("{filter}, null, null, 21, 0, null")).await;
+
+        let (indexes, rows) = reads(&plan);
+        assert!(indexes.iter().any(|used| used == index), "{sort:?}: {indexes:?}");
+        // Of either table what is on the page, and the one behind it.
+        assert!(rows <= 42.0, "{sort:?} reads {rows} rows: {plan:#}");
+    }
+}
+
+/// A listing that is asked for with these of the filters, its values drawn as visitors would.
+fn draw(rng: &mut StdRng, filters: u32, sort: ItemSort) -> ListItems {
+    let mut skewed = |count: f64| (count * rng.random::<f64>().powi(3)).floor();
+    let (noun, seller, category) = (skewed(20.0), skewed(20_000.0), skewed(200.0));
+    let has = |filter: u32| filters & (1 << filter) != 0;
+    let least = rng.random_range(1..1_000);
+    let statuses = [
+        ItemStatus::Scheduled,
+        ItemStatus::Open,
+        ItemStatus::Sold,
+        ItemStatus::Unsold,
+        ItemStatus::Cancelled,
+    ];
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "drawn so that they fit")]
+    let (noun, seller, category) = (noun as usize, seller as u128, category as i64);
+    let text = match rng.random_range(0..3) {
+        0 => NOUNS[noun].to_owned(),
+        1 => format!("{} brass", NOUNS[noun]),
+        _ => format!("{} or {}", NOUNS[noun], NOUNS[19 - noun]),
+    };
+    // As the market writes them: the digits of the number.
+    let seller: u128 = u128::from_str_radix(&format!("1{:012}", 1 + seller), 16).unwrap();
+    ListItems {
+        q: has(0).then_some(text),
+        category_id: has(1).then_some(1 + category),
+        seller_id: has(2).then_some(UserId(Uuid::from_u128(seller))),
+        status: if has(3) { statuses.choose(rng).copied() } else { None },
+        min_price: has(4).then(|| amount(&least.to_string())),
+        max_price: has(5).then(|| amount(&(least + 50).to_string())),
+        ending_before: has(6).then(|| noon() + minutes(60 * 24 * rng.random_range(1..10))),
+        sort,
+        ..ListItems::default()
+    }
+}
+
+/// Prints what `cargo test --release -p catalog --lib million -- --ignored --nocapture` finds: takes minutes and 2 GB.
+#[tokio::test]
+#[ignore = "a measurement: takes minutes and 2 GB of disk"]
+async fn every_filter_and_order_among_a_million_items() {
+    let app = Harness::start(crate::database()).await.at(noon());
+    let begun = Instant::now();
+    fill(&app, 1_000_000).await;
+    let size: String = sqlx::query_scalar("select pg_size_pretty(pg_database_size(current_database()))")
+        .fetch_one(app.pool())
+        .await
+        .unwrap();
+    let mut report = format!("1,000,000 items in {:.0?}, {size}\n", begun.elapsed());
+    let mut rng: StdRng = rand::make_rng();
+    let (mut all, mut worst) = (Vec::new(), Vec::new());
+    for sort in SORTS {
+        let mut times = Vec::new();
+        for filters in 0..128 {
+            for _ in 0..6 {
+                let mut query = draw(&mut rng, filters, sort);
+                for _ in 0..2 {
+                    let begun = Instant::now();
+                    let page = app.ask(&function(), &query).await;
+                    let took = begun.elapsed();
+                    times.push(took);
+                    worst.push((took, format!("{query:?}")));
+                    let Ok(page) = page else { break };
+                    let Some(cursor) = page.page_info.next_cursor else { break };
+                    query.page = PageQuery { cursor: Some(cursor), ..query.page };
+                }
+            }
+        }
+        let _ = writeln!(report, "{sort:?}: {}", percentiles(&mut times));
+        all.append(&mut times);
+    }
+    let mut times = Vec::new();
+    for filters in 0..128 {
+        for _ in 0..3 {
+            let query = ListItems { facets: true, ..draw(&mut rng, filters, ItemSort::Newest) };
+            let begun = Instant::now();
+            let _ = app.ask(&function(), &query).await;
+            times.push(begun.elapsed());
+            worst.push((begun.elapsed(), format!("{query:?}")));
+        }
+    }
+    let _ = writeln!(report, "Newest with facets: {}", percentiles(&mut times));
+    let _ = writeln!(report, "all without facets: {}", percentiles(&mut all));
+    worst.sort_by_key(|(took, _)| std::cmp::Reverse(*took));
+    for (took, query) in worst.iter().take(30) {
+        let _ = writeln!(report, "{took:.1?} {query}");
+    }
+    writeln!(std::io::stdout(), "{report}").unwrap();
+}
+
+fn percentiles(times: &mut [Duration]) -> String {
+    times.sort();
+    let at = |share: f64| {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "few"
+        )]
+        let place = ((times.len() - 1) as f64 * share) as usize;
+        times[place]
+    };
+    format!("{} asked, p50 {:.1?}, p99 {:.1?}, longest {:.1?}", times.len(), at(0.5), at(0.99), at(1.0))
+}
