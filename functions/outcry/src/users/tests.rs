@@ -162,7 +162,9 @@ fn sayings(specs: &[&Spec]) -> Vec<(String, Vec<String>)> {
         said.push((format!("$JS.API.CONSUMER.CREATE.{stream}.spy"), Vec::new()));
         said.push((format!("$JS.API.STREAM.CREATE.{stream}"), one("maintain")));
         let readers = match stream {
-            "COMMANDS" => all_but(|spec| spec.name != "close-auction" && !spec.name.ends_with("-outcome")),
+            "COMMANDS" => all_but(|spec| {
+                !["close-auction", "close-item"].contains(&spec.name) && !spec.name.ends_with("-outcome")
+            }),
             "EVENTS" => relays().collect(),
             "DEAD_LETTERS" => all_but(|spec| {
                 matches!(spec.wakes, Wakes::Query | Wakes::Due(_) | Wakes::Command { secret: true })
