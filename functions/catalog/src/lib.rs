@@ -22,10 +22,10 @@ mod goods;
 pub mod list_categories;
 pub mod list_items;
 pub mod list_products;
-pub mod snapshot_products;
-mod store;
 #[cfg(test)]
 mod scale;
+pub mod snapshot_products;
+mod store;
 pub mod update_catalog;
 pub mod update_category;
 pub mod update_product;
