@@ -122,7 +122,8 @@ macro_rules! over_items {
 pub(crate) use over_items;
 
 /// A page's rows, and one more if there is one. `$10` is the sort key after which it starts, `$11` the
-/// id. When the ids are known, in `$14`, the order is one that no index has.
+/// id. When the ids are known, in `$14`, the order is one that no index has, and so is the place where it starts: else an
+/// index of the order would be walked for them, among a million items for seconds.
 macro_rules! page {
     ($query:ident, $filter:ident, $few:ident, $key:ident, $id:ident, $tail:literal) => {
         over_items!(
@@ -165,7 +166,7 @@ async fn rows(
                 few,
                 created_at,
                 id,
-                "and ($10::timestamptz is null or (created_at, id) < ($10, $11))
+                "and ($10::timestamptz is null or (case when $14 is null then created_at else created_at + interval '0' end, id) < ($10, $11))
                 order by case when $14 is null then created_at else created_at + interval '0' end desc, id desc
                 limit $12 offset $13"
             )
@@ -180,7 +181,7 @@ async fn rows(
                 few,
                 ends_at,
                 id,
-                "and ($10::timestamptz is null or (ends_at, id) > ($10, $11))
+                "and ($10::timestamptz is null or (case when $14 is null then ends_at else ends_at + interval '0' end, id) > ($10, $11))
                 order by case when $14 is null then ends_at else ends_at + interval '0' end, id
                 limit $12 offset $13"
             )
@@ -195,7 +196,7 @@ async fn rows(
                 few,
                 price,
                 id,
-                "and ($10::text is null or (prices.price, item_id) > ($10::numeric, $11))
+                "and ($10::text is null or (case when $14 is null then prices.price else prices.price + 0 end, item_id) > ($10::numeric, $11))
                 order by case when $14 is null then prices.price else prices.price + 0 end, item_id
                 limit $12 offset $13"
             )
@@ -210,7 +211,7 @@ async fn rows(
                 few,
                 price,
                 id,
-                "and ($10::text is null or (prices.price, item_id) < ($10::numeric, $11))
+                "and ($10::text is null or (case when $14 is null then prices.price else prices.price + 0 end, item_id) < ($10::numeric, $11))
                 order by case when $14 is null then prices.price else prices.price + 0 end desc, item_id desc
                 limit $12 offset $13"
             )
@@ -225,7 +226,7 @@ async fn rows(
                 few,
                 seq,
                 id,
-                "and ($10::bigint is null or (seq, item_id) < ($10, $11))
+                "and ($10::bigint is null or (case when $14 is null then seq else seq + 0 end, item_id) < ($10, $11))
                 order by case when $14 is null then seq else seq + 0 end desc, item_id desc
                 limit $12 offset $13"
             )
