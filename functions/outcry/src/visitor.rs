@@ -112,7 +112,12 @@ impl Api {
 
     /// The live view of an item, as it comes.
     pub(crate) async fn live(&self, item: ItemId) -> anyhow::Result<Response> {
-        let request = self.http.get(format!("{}/api/v1/items/{item}/events", self.url));
+        self.open(&format!("/api/v1/items/{item}/events")).await
+    }
+
+    /// What does not end: an answer as it comes.
+    pub(crate) async fn open(&self, path: &str) -> anyhow::Result<Response> {
+        let request = self.http.get(format!("{}{path}", self.url));
         request.send().await.with_context(|| format!("reach the platform at {}", self.url))
     }
 

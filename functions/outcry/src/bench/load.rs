@@ -174,6 +174,10 @@ impl Shared {
         tally.waited(waited(due, sent, now));
         // A decision after the end was waited for, and is no part of what was done in the time.
         let in_time = now <= self.load.warm_up + self.load.time;
+        if in_time && matches!(outcome, Outcome::Accepted | Outcome::Refused(_)) {
+            let second = now.saturating_sub(self.load.warm_up).as_secs();
+            tally.decided_at(usize::try_from(second).unwrap_or_default());
+        }
         match outcome {
             Outcome::Accepted if in_time => tally.accepted += 1,
             Outcome::Refused(code) if in_time => count(&mut tally.refused, &code),

@@ -128,6 +128,11 @@ impl Market {
         Ok(Self { api, bidders, items, offers, name, keys: AtomicU64::default(), book: Mutex::default() })
     }
 
+    /// Names it among other markets.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The next bid of somebody.
     pub(super) fn offer(&self, bidder: usize) -> Offer {
         let (item, minor) = lock(&self.offers).next();
@@ -236,7 +241,8 @@ impl Market {
         })
     }
 
-    fn session(&self, bidder: usize) -> Session {
+    /// Of somebody who bids.
+    pub(super) fn session(&self, bidder: usize) -> Session {
         lock(&self.bidders[bidder].pass).session.clone()
     }
 
@@ -330,7 +336,8 @@ impl Pass {
     }
 }
 
-async fn register(api: &Api, name: &str) -> anyhow::Result<Session> {
+/// A new account with a session.
+pub(super) async fn register(api: &Api, name: &str) -> anyhow::Result<Session> {
     let email = format!("{name}@example.com");
     api.register(json!({ "username": name, "email": email, "password": PASSWORD })).await
 }

@@ -14,9 +14,12 @@
 //! | what must be true afterwards | `crate::audit` |
 //! | where the time goes | `cpu` |
 //! | the table and the JSON | `report` |
+//! | many items that end at once | `hammer` |
+//! | many who watch | `watchers` |
 
 mod cpu;
 mod echo;
+mod hammer;
 mod load;
 mod market;
 mod offers;
@@ -24,6 +27,7 @@ mod pace;
 mod report;
 mod tally;
 mod turn;
+mod watchers;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -32,7 +36,9 @@ use platform::{Config, Env, Function, Message};
 
 pub use self::{
     cpu::Cpu,
+    hammer::{Hammered, run as hammer},
     report::{Audit, Machine, Report, Row, Scenario},
+    watchers::{Watched, run as watchers},
 };
 use self::{pace::Pace, turn::Turn};
 use crate::launch::{self, Menu, Options, Platform, Programs, Split};

@@ -22,6 +22,8 @@ pub(crate) struct Tally {
     pub(crate) errors: BTreeMap<String, u64>,
     /// Due, and not sent before the time was over.
     pub(crate) unsent: u64,
+    /// Decisions in each second of that.
+    pub(crate) each_second: Vec<u64>,
     /// How long was counted.
     pub(crate) time: Duration,
     /// Decisions, those that were not counted too, and the processor time that making the load took.
@@ -37,6 +39,7 @@ impl Tally {
             pending: 0,
             errors: BTreeMap::new(),
             unsent: 0,
+            each_second: Vec::new(),
             time: Duration::ZERO,
             all: (0, Duration::ZERO),
         })
@@ -46,6 +49,14 @@ impl Tally {
     pub(crate) fn waited(&mut self, wait: Duration) {
         let micros = u64::try_from(wait.as_micros()).unwrap_or(LONGEST);
         self.waits.saturating_record(micros);
+    }
+
+    /// Notes a decision, so long after the warm-up.
+    pub(crate) fn decided_at(&mut self, second: usize) {
+        if self.each_second.len() <= second {
+            self.each_second.resize(second + 1, 0);
+        }
+        self.each_second[second] += 1;
     }
 
     /// Decided by the function: accepted, or refused by a rule.

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use outcry::bench::{self, Beat, Plan, Report, Scenario, Show};
+use outcry::bench::{self, Beat, Plan, Scenario, Show};
 use platform::Env;
 
 use super::say;
@@ -53,6 +53,12 @@ pub(crate) struct Bench {
     /// Measure requests that are only answered, without a database.
     #[arg(long)]
     echo: bool,
+    /// Let so many items end at the same instant instead, while the others are bid on as they otherwise are.
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["split", "one_at_a_time", "echo"])]
+    hammer: Option<usize>,
+    /// Open so many live views instead, and see how long a bid takes to reach all of them.
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["hammer", "split", "one_at_a_time", "echo"])]
+    watchers: Option<usize>,
     /// Write the report as JSON, too; `-` for standard output.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -61,7 +67,7 @@ pub(crate) struct Bench {
 impl Bench {
     fn plan(&self) -> anyhow::Result<Plan> {
         let asked = [
-            (self.bids, Scenario::Bids),
+            (self.bids || self.hammer.is_some() || self.watchers.is_some(), Scenario::Bids),
             (self.split, Scenario::Split),
             (self.one_at_a_time, Scenario::OneAtATime),
             (self.echo, Scenario::Echo),
@@ -90,28 +96,39 @@ pub(crate) async fn run(bench: Bench) -> anyhow::Result<()> {
     let env = Env::load()?;
     platform::init_telemetry(&bench::quiet(&env)?);
     let plan = bench.plan()?;
-    let signal = platform::stop_on_signal();
-    let report = tokio::select! {
-        report = bench::run(&env, &plan, Show { step: tell, beat }) => report?,
+    let (signal, show) = (platform::stop_on_signal(), Show { step: tell, beat });
+    let measured = async {
+        Ok::<_, anyhow::Error>(match (bench.hammer, bench.watchers) {
+            (_, Some(count)) => {
+                let watched = bench::watchers(&env, &plan, count, show).await?;
+                (watched.to_string(), serde_json::to_string_pretty(&watched)?, watched.passed())
+            }
+            (Some(count), None) => {
+                let hammered = bench::hammer(&env, &plan, count, show).await?;
+                (hammered.to_string(), serde_json::to_string_pretty(&hammered)?, hammered.passed())
+            }
+            (None, None) => {
+                let report = bench::run(&env, &plan, show).await?;
+                (report.table(), serde_json::to_string_pretty(&report)?, report.passed())
+            }
+        })
+    };
+    let (table, json, passed) = tokio::select! {
+        measured = measured => measured?,
         () = signal.cancelled() => bail!("interrupted: nothing was found out"),
     };
-    let json = serde_json::to_string_pretty(&report)?;
     match bench.json.as_deref() {
         Some(path) if path.as_os_str() == "-" => {
-            tell(&report.table());
+            tell(&table);
             say(&json);
         }
         Some(path) => {
-            say(&report.table());
+            say(&table);
             std::fs::write(path, json + "\n").with_context(|| format!("write {}", path.display()))?;
         }
-        None => say(&report.table()),
+        None => say(&table),
     }
-    judge(&report)
-}
-
-fn judge(report: &Report) -> anyhow::Result<()> {
-    if !report.passed() {
+    if !passed {
         bail!("the audit failed: what is wrong stands below the table");
     }
     Ok(())

@@ -42,6 +42,33 @@ fn a_bench_of_a_platform_that_runs_finds_every_accepted_bid_again() {
 }
 
 #[test]
+fn a_bench_of_the_hammer_looks_at_every_item_that_ended() {
+    story(async {
+        let plan = plan(&[Scenario::Bids], Some(&SHARED));
+
+        let hammered = bench::hammer(&Env::default(), &plan, 60, UNSEEN).await.unwrap();
+
+        assert!(hammered.passed(), "{hammered}");
+        assert!(hammered.late_max_ms > 0.0 && hammered.within_two_seconds >= 60, "{hammered}");
+        assert!(hammered.before.accepted > 0 && hammered.meanwhile.accepted > 0, "{hammered}");
+        assert!(!hammered.decided_meanwhile.is_empty(), "{hammered}");
+    });
+}
+
+#[test]
+fn a_bench_of_watchers_finds_that_all_of_them_heard() {
+    story(async {
+        let plan = plan(&[Scenario::Bids], Some(&SHARED));
+
+        let watched = bench::watchers(&Env::default(), &plan, 30, UNSEEN).await.unwrap();
+
+        assert!(watched.passed(), "{watched}");
+        assert_eq!(watched.ways.len(), 3);
+        assert!(watched.ways.iter().all(|way| way.p50_ms > 0.0 && way.p99_ms <= way.max_ms), "{watched}");
+    });
+}
+
+#[test]
 fn a_bench_with_a_rate_sends_that_many_and_no_more() {
     story(async {
         let plan = Plan { rate: Some(40.0), seconds: 2, ..plan(&[Scenario::Bids], Some(&SHARED)) };
