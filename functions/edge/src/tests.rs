@@ -652,7 +652,7 @@ async fn a_query_string_arrives_in_the_types_of_the_query() {
         json!({
             "q": "oak &\0\"", "category_id": 7, "seller_id": ANN, "status": "open", "min_price": "1.5",
             "max_price": "20", "ending_before": "2026-12-01T00:00:00Z", "sort": "price_desc", "limit": 5, "offset": 2,
-            "cursor": null,
+            "cursor": null, "facets": false,
         })
     );
     assert_eq!(post(&world.router, "/api/v1/items", "{}").await.status, StatusCode::UNAUTHORIZED);
