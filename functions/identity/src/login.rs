@@ -135,6 +135,30 @@ mod tests {
         app.call(&function(), &named("john", PASSWORD)).await.unwrap();
     }
 
+    /// S-03.
+    #[tokio::test]
+    async fn every_character_of_a_long_password_counts() {
+        let app = app().await;
+        for (name, password) in
+            [("jane", format!("Zwölf Ü und ein Leerzeichen {}", "x".repeat(35))), ("joan", "y".repeat(256))]
+        {
+            let email = format!("{name}@test.com");
+            let new = contracts::identity::Register {
+                email,
+                username: Some(name.into()),
+                password: contracts::identity::Secret(password.clone()),
+                ..john()
+            };
+            app.call(&register::function(), &new).await.unwrap();
+            let mut other = password.clone();
+            other.pop();
+            other.push('z');
+
+            assert!(app.call(&function(), &named(name, &password)).await.is_ok(), "{name}");
+            assert_eq!(refusal(&app, &named(name, &other)).await.status, 401, "{name}");
+        }
+    }
+
     /// S-01: asked in turns, so that whatever else the machine does concerns both.
     #[tokio::test]
     async fn a_wrong_password_and_an_unknown_name_take_as_long() {
