@@ -35,6 +35,7 @@ pub mod provision;
 pub mod relay;
 pub mod replay;
 mod runner;
+mod scram;
 mod secrets;
 mod sender;
 pub mod service;
