@@ -90,20 +90,25 @@ fn a_spoiled_projection_is_made_right_again_while_people_bid() {
         bus(&platform).await.purge("EVENTS").await.unwrap();
         let mut stats = database(&platform.env, "stats").await;
         let mut catalog = database(&platform.env, "catalog").await;
-        for sql in [
-            "update user_figures set total_bids = total_bids + 7, total_amount = 1, items_won = 5",
-            "insert into user_figures (user_id, total_bids, updated_at) values (gen_random_uuid(), 9, now())",
-            "delete from user_figures where user_id in (select user_id from user_figures limit 3)",
-            "delete from leaders where measure = 'total_bids'",
-            "update leaders set value = value + 1000000",
+        for (database, spoil) in [
+            (
+                &mut stats,
+                "update user_figures set total_bids = total_bids + 7, total_amount = 1, items_won = 5;
+                insert into user_figures (user_id, total_bids, updated_at) values (gen_random_uuid(), 9, now());
+                delete from user_figures where user_id in (select user_id from user_figures limit 3);
+                delete from leaders where measure = 'total_bids';
+                update leaders set value = value + 1000000;",
+            ),
+            (
+                &mut catalog,
+                "update items set name = 'wrong', item_version = item_version + 100, outcome = 'unsold';
+                update prices set price = 1, seq = seq + 1000000;",
+            ),
         ] {
-            sqlx::query(sql).execute(&mut stats).await.unwrap();
-        }
-        for sql in [
-            "update items set name = 'wrong', item_version = item_version + 100, outcome = 'unsold'",
-            "update prices set price = 1, seq = seq + 1000000",
-        ] {
-            sqlx::query(sql).execute(&mut catalog).await.unwrap();
+            // The consumer waits meanwhile, as for a swap: rows are not taken in each other's way.
+            let hold = "begin; lock table platform.inbox in share row exclusive mode;";
+            let sql = format!("{hold} {spoil} commit");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(database).await.unwrap();
         }
         for consumer in ["update-stats", "update-catalog"] {
             // One that the purge has outrun may be at it by itself.
