@@ -4,15 +4,14 @@
 //! [`AccountRefused::WrongPassword`], and what the [`Policy`] refuses.
 
 use contracts::identity::{ChangePassword, PasswordChanged, SessionEnded};
-use platform::{Cx, Function, Refused, Result};
+use platform::{Cx, Function, Result};
 
 use crate::{
-    account::{AccountRefused, Name},
-    challenge,
-    password::{self, Match},
+    account::AccountRefused,
+    challenge, password,
     policy::Policy,
     session::{self, Ended},
-    store,
+    store::{self, CallersPassword},
 };
 
 /// Commands of [`ChangePassword`].
@@ -25,10 +24,9 @@ pub fn function() -> Function {
 
 async fn change_password(cx: &mut Cx, change: ChangePassword) -> Result<()> {
     let caller = cx.caller()?;
-    let slot = password::slot().await?;
-    let found = store::find(&mut *cx.connection().await?, Name::Id(caller.id)).await?;
-    let (user, stored) = found.ok_or_else(Refused::unauthenticated)?;
-    if slot.verify(change.current_password, Some(stored.clone())).await? == Match::No {
+    let CallersPassword { user, stored, is_right } =
+        store::check_password(cx, change.current_password).await?;
+    if !is_right {
         return Err(AccountRefused::WrongPassword.into());
     }
     cx.resource::<Policy>()?.check("new_password", &change.new_password, &[&user.email, &user.username])?;

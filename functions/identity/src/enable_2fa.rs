@@ -10,9 +10,11 @@ use platform::{Cx, Function, Refused, Result};
 
 use crate::{
     account::{AccountRefused, Name},
-    second_factor::{self, SecondFactor},
+    second_factor::SecondFactor,
     seed::SeedKey,
-    session, store, totp,
+    session,
+    store::{self, CallersPassword},
+    totp,
 };
 
 /// A login that is younger needs no password.
@@ -27,7 +29,7 @@ async fn enable_2fa(cx: &mut Cx, Enable2fa { password, code }: Enable2fa) -> Res
     let caller = cx.caller()?;
     let (user, is_right) = match password {
         Some(password) => {
-            let (user, is_right) = second_factor::check_password(cx, password).await?;
+            let CallersPassword { user, is_right, .. } = store::check_password(cx, password).await?;
             (user, Some(is_right))
         }
         None => {

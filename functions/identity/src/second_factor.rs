@@ -4,10 +4,9 @@ use contracts::identity::{RecoveryCodeUsed, RecoveryCodes, Secret, User};
 use platform::{Cx, Refused, Result, Timestamp, UserId};
 
 use crate::{
-    account::{AccountRefused, Name},
-    password::{self, Match},
+    account::AccountRefused,
     seed::SeedKey,
-    store,
+    store::{self, CallersPassword},
     totp::{self, Code},
 };
 
@@ -210,19 +209,9 @@ impl SecondFactor {
     }
 }
 
-/// The caller's account, and whether this is its password.
-pub(crate) async fn check_password(cx: &Cx, password: Secret) -> Result<(User, bool)> {
-    let caller = cx.caller()?;
-    let slot = password::slot().await?;
-    let found = store::find(&mut *cx.connection().await?, Name::Id(caller.id)).await?;
-    let (user, stored) = found.ok_or_else(Refused::unauthenticated)?;
-    let is_right = slot.verify(password, Some(stored)).await? != Match::No;
-    Ok((user, is_right))
-}
-
 /// The caller's second factor, when the password and the code are theirs. Refuses, and counts, whatever is wrong.
 pub(crate) async fn prove(cx: &mut Cx, password: Secret, code: &Secret) -> Result<(User, SecondFactor)> {
-    let (user, is_right) = check_password(cx, password).await?;
+    let CallersPassword { user, is_right, .. } = store::check_password(cx, password).await?;
     let factor = SecondFactor::lock(cx, user.id).await?;
     if !factor.is_on() {
         return Err(AccountRefused::NoSecondFactor.into());

@@ -1,11 +1,12 @@
 //! Accounts in the database.
 
-use contracts::identity::User;
-use platform::{Cx, OnConstraint, Result, Role, Timestamp, UserId};
+use contracts::identity::{Secret, User};
+use platform::{Cx, OnConstraint, Refused, Result, Role, Timestamp, UserId};
 use sqlx::PgConnection;
 
 use crate::{
     account::{AccountRefused, Name},
+    password::{self, Match},
     words,
 };
 
@@ -59,6 +60,24 @@ pub(crate) struct Account {
 pub(crate) async fn find(tx: &mut PgConnection, name: Name<'_>) -> Result<Option<(User, String)>> {
     let found = account(tx, name).await?.filter(|account| account.user.is_active && !account.is_deleted);
     Ok(found.map(|account| (account.user, account.hash)))
+}
+
+/// The caller's account, and what they gave for its password.
+pub(crate) struct CallersPassword {
+    pub(crate) user: User,
+    /// The hash that it was compared with.
+    pub(crate) stored: String,
+    pub(crate) is_right: bool,
+}
+
+/// Compares what the caller gave with their password. Refused as unauthenticated when the account is gone.
+pub(crate) async fn check_password(cx: &Cx, given: Secret) -> Result<CallersPassword> {
+    let caller = cx.caller()?;
+    let slot = password::slot().await?;
+    let found = find(&mut *cx.connection().await?, Name::Id(caller.id)).await?;
+    let (user, stored) = found.ok_or_else(Refused::unauthenticated)?;
+    let is_right = slot.verify(given, Some(stored.clone())).await? != Match::No;
+    Ok(CallersPassword { user, stored, is_right })
 }
 
 /// The account with that name, also one that may not be used or was deleted.
