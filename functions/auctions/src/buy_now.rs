@@ -65,7 +65,7 @@ mod tests {
         auctions::{GetItem, ItemChange, ItemStatus, ListBids, ListChanges, PlaceBid},
         page::PageQuery,
     };
-    use testing::Harness;
+    use testing::{Harness, code};
     use uuid::Uuid;
 
     use super::*;
@@ -76,14 +76,6 @@ mod tests {
 
     const ANN: UserId = UserId(Uuid::from_u128(2));
     const BOB: UserId = UserId(Uuid::from_u128(3));
-
-    fn code(answer: &Answer) -> String {
-        match answer.parse::<Bid>() {
-            Ok(_) => "bought".into(),
-            Err(platform::Error::Refused(refused)) => refused.code.into_owned(),
-            Err(error) => panic!("{error:?}"),
-        }
-    }
 
     async fn buy(app: &Harness, user: UserId, item_id: ItemId) -> Answer {
         app.as_user(user).answer(&function(), &BuyNow { item_id }).await
@@ -161,7 +153,7 @@ mod tests {
         bid(&app, BOB, below.id, "49.99").await;
         bid(&app, BOB, met.id, "50").await;
 
-        assert_eq!(code(&buy(&app, ANN, below.id).await), "bought");
+        assert_eq!(code(&buy(&app, ANN, below.id).await), "done");
         assert_eq!(code(&buy(&app, ANN, met.id).await), "BUY_NOW_UNAVAILABLE");
     }
 
@@ -176,7 +168,7 @@ mod tests {
         let answers = futures_util::future::join_all(all).await;
         let late = buy(&app, BOB, item.id).await;
 
-        assert!(answers.iter().all(|answer| answer.body == answers[0].body && code(answer) == "bought"));
+        assert!(answers.iter().all(|answer| answer.body == answers[0].body && code(answer) == "done"));
         assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
         assert_eq!(code(&late), "AUCTION_CLOSED");
         assert_eq!(app.emitted::<BidWon>().await.len(), 1);
@@ -193,10 +185,10 @@ mod tests {
             let codes = (code(&bought), code(&offered));
             let shown = app.ask(&get_item::function(), &GetItem { item_id: item.id }).await.unwrap();
             match (codes.0.as_str(), codes.1.as_str()) {
-                ("bought", "AUCTION_CLOSED") => {
+                ("done", "AUCTION_CLOSED") => {
                     assert_eq!((shown.winner_id, shown.bid_count), (Some(ANN), 1));
                 }
-                ("BUY_NOW_UNAVAILABLE", "bought") => {
+                ("BUY_NOW_UNAVAILABLE", "done") => {
                     assert_eq!((shown.status, shown.leader_id), (ItemStatus::Open, Some(BOB)));
                 }
                 other => panic!("{other:?}"),
@@ -227,7 +219,7 @@ mod tests {
 
             closed += 1;
             assert_eq!(app.emitted::<ItemClosed>().await.len(), closed, "once");
-            let sold = code(&bought) == "bought";
+            let sold = code(&bought) == "done";
             let shown = app.ask(&get_item::function(), &GetItem { item_id: item.id }).await.unwrap();
             assert_eq!(shown.winner_id.is_some(), sold, "{fallen:?}");
             assert_eq!(app.work(&hammer).await.unwrap(), 0);

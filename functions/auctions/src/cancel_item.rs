@@ -5,7 +5,7 @@
 //! [`LifeRefused`].
 
 use contracts::auctions::{CancelItem, Item, ItemClosed};
-use platform::{Cx, Function, Refused, Result, Role, error::Field};
+use platform::{Cx, Function, Refused, Result, Role};
 
 use crate::{
     hammer,
@@ -24,11 +24,7 @@ async fn cancel_item(cx: &mut Cx, CancelItem { item_id, reason }: CancelItem) ->
     life::still_runs(&item, now)?;
     if caller.role == Role::Admin {
         if reason.is_none() {
-            return Err(Refused::invalid(vec![Field {
-                name: "reason".into(),
-                message: "is missing".into(),
-            }])
-            .into());
+            return Err(Refused::invalid_member("reason", "is missing").into());
         }
     } else if item.auction.bid_count > 0 {
         return Err(LifeRefused::HasBids.into());
@@ -56,9 +52,8 @@ mod tests {
         ItemId, Timestamp, UserId,
         auctions::{BidWon, BuyNow, GetItem, ItemChange, ItemStatus, ListChanges, PlaceBid},
     };
-    use platform::{Answer, Error};
-    use serde_json::Value;
-    use testing::Harness;
+    use platform::Answer;
+    use testing::{Harness, code};
     use uuid::Uuid;
 
     use super::*;
@@ -69,14 +64,6 @@ mod tests {
 
     const ANN: UserId = UserId(Uuid::from_u128(2));
     const ADMIN: UserId = UserId(Uuid::from_u128(3));
-
-    fn code(answer: &Answer) -> String {
-        match answer.parse::<Value>() {
-            Ok(_) => "done".into(),
-            Err(Error::Refused(refused)) => refused.code.into_owned(),
-            Err(error) => panic!("{error:?}"),
-        }
-    }
 
     async fn cancel(app: &Harness, item_id: ItemId, reason: Option<&str>) -> Answer {
         app.answer(&function(), &CancelItem { item_id, reason: reason.map(str::to_owned) }).await

@@ -84,9 +84,8 @@ mod tests {
         ItemId, Timestamp, UserId,
         auctions::{GetItem, ItemStatus},
     };
-    use platform::{Answer, Error, Request, Sender, Trace};
-    use serde_json::Value;
-    use testing::Harness;
+    use platform::{Answer, Request, Sender, Trace};
+    use testing::{Harness, code};
     use uuid::Uuid;
 
     use super::*;
@@ -97,14 +96,6 @@ mod tests {
 
     const ANN: UserId = UserId(Uuid::from_u128(2));
     const ADMIN: UserId = UserId(Uuid::from_u128(3));
-
-    fn code(answer: &Answer) -> String {
-        match answer.parse::<Value>() {
-            Ok(_) => "done".into(),
-            Err(Error::Refused(refused)) => refused.code.into_owned(),
-            Err(error) => panic!("{error:?}"),
-        }
-    }
 
     async fn close(app: &Harness, item_id: ItemId) -> Answer {
         app.answer(&function(), &CloseItem { item_id }).await

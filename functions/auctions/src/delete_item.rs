@@ -36,9 +36,9 @@ mod tests {
         ItemId, UserId,
         auctions::{GetItem, ItemUpdated, ListChanges, ListWatchlist, PlaceBid, UpdateItem, WatchItem},
     };
-    use platform::{Answer, Error};
-    use serde_json::{Value, json};
-    use testing::Harness;
+    use platform::Answer;
+    use serde_json::json;
+    use testing::{Harness, code};
     use uuid::Uuid;
 
     use super::*;
@@ -50,14 +50,6 @@ mod tests {
 
     const ANN: UserId = UserId(Uuid::from_u128(2));
     const ADMIN: UserId = UserId(Uuid::from_u128(3));
-
-    fn code(answer: &Answer) -> String {
-        match answer.parse::<Value>() {
-            Ok(_) => "done".into(),
-            Err(Error::Refused(refused)) => refused.code.into_owned(),
-            Err(error) => panic!("{error:?}"),
-        }
-    }
 
     fn delete(item_id: ItemId) -> DeleteItem {
         DeleteItem { item_id, if_match: None }

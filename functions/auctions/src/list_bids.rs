@@ -5,7 +5,7 @@ use contracts::{
     auctions::{Bid, ListBids},
     page::PageInfo,
 };
-use platform::{Cx, Function, Refused, Result, error::Field};
+use platform::{Cx, Function, Refused, Result};
 
 use crate::auction::NoItem;
 
@@ -23,7 +23,7 @@ async fn list_bids(cx: &mut Cx, query: ListBids) -> Result<Page<Bid>> {
     let currency: Currency = item.currency.parse().map_err(anyhow::Error::new)?;
     // Accepted bids are numbered from 1 without a gap, so a place in the list is arithmetic.
     let after = match &page.cursor {
-        Some(cursor) => cursor.parse().map_err(|_| unknown_cursor())?,
+        Some(cursor) => cursor.parse().map_err(|_| Refused::unknown_place("cursor"))?,
         None => item.bid_count + 1 - i64::from(page.offset),
     };
     let rows = sqlx::query!(
@@ -63,10 +63,6 @@ async fn list_bids(cx: &mut Cx, query: ListBids) -> Result<Page<Bid>> {
         next_cursor: (last > 1).then(|| last.to_string()),
     };
     Ok(Page { data, page_info })
-}
-
-fn unknown_cursor() -> Refused {
-    Refused::invalid(vec![Field { name: "cursor".into(), message: "is not one that was given out".into() }])
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use contracts::{
     Amount, Currency, Money, Timestamp,
     auctions::{CreateItem, IncrementPolicy, UpdateItem},
 };
-use platform::{Refused, error::Field};
+use platform::Refused;
 
 use crate::increments::Increments;
 
@@ -122,15 +122,21 @@ impl Listing {
     pub fn check_change(&self, after: &Self, now: Timestamp) -> Result<(), Refused> {
         after.check_prices()?;
         if after.extension == 0 && after.window > 0 {
-            return Err(invalid("extension_seconds", "must be at least 1 when a bid may move the end"));
+            return Err(Refused::invalid_member(
+                "extension_seconds",
+                "must be at least 1 when a bid may move the end",
+            ));
         }
         if self.starts_at != after.starts_at {
             if self.starts_at <= now {
-                return Err(invalid("starts_at", "cannot be moved any more, bidding has begun"));
+                return Err(Refused::invalid_member(
+                    "starts_at",
+                    "cannot be moved any more, bidding has begun",
+                ));
             }
             // What was refused as too early stays refused.
             if after.starts_at < now {
-                return Err(invalid("starts_at", "must not be in the past"));
+                return Err(Refused::invalid_member("starts_at", "must not be in the past"));
             }
         }
         after.check_times(now)
@@ -139,12 +145,12 @@ impl Listing {
     fn check_prices(&self) -> Result<(), Refused> {
         for (name, price) in [("reserve_price", self.reserve), ("buy_now_price", self.buy_now)] {
             if price.is_some_and(|price| price.minor < self.start.minor) {
-                return Err(invalid(name, "must not be below start_price"));
+                return Err(Refused::invalid_member(name, "must not be below start_price"));
             }
         }
         let reserve = self.reserve.map(|price| price.minor);
         if self.buy_now.is_some_and(|price| Some(price.minor) < reserve) {
-            return Err(invalid("buy_now_price", "must not be below reserve_price"));
+            return Err(Refused::invalid_member("buy_now_price", "must not be below reserve_price"));
         }
         Ok(())
     }
@@ -152,10 +158,10 @@ impl Listing {
     /// Refuses an end that is not after the start and the present.
     pub fn check_times(&self, now: Timestamp) -> Result<(), Refused> {
         if self.ends_at <= now {
-            return Err(invalid("ends_at", "must be in the future"));
+            return Err(Refused::invalid_member("ends_at", "must be in the future"));
         }
         if self.ends_at <= self.starts_at {
-            return Err(invalid("ends_at", "must be after starts_at"));
+            return Err(Refused::invalid_member("ends_at", "must be after starts_at"));
         }
         Ok(())
     }
@@ -176,13 +182,9 @@ impl Listing {
 }
 
 fn read(name: &str, amount: Amount, currency: Currency) -> Result<Money, Refused> {
-    amount.in_currency(currency).map_err(|error| invalid(name, &error.to_string()))
+    amount.in_currency(currency).map_err(|error| Refused::invalid_member(name, error.to_string()))
 }
 
 fn step_of_a_table() -> Refused {
-    invalid("bid_increment", "must be left to the increment_policy unless that is flat")
-}
-
-fn invalid(name: &str, message: &str) -> Refused {
-    Refused::invalid(vec![Field { name: name.to_owned(), message: message.to_owned() }])
+    Refused::invalid_member("bid_increment", "must be left to the increment_policy unless that is flat")
 }

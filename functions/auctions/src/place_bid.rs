@@ -213,7 +213,7 @@ mod tests {
     use std::time::Duration;
 
     use contracts::{Timestamp, UserId, auctions::GetItem};
-    use testing::Harness;
+    use testing::{Harness, code};
 
     use super::*;
     use crate::store::testing::{SELLER, end_at, lamp};
@@ -223,14 +223,6 @@ mod tests {
 
     fn offer(item_id: ItemId, amount: &str) -> PlaceBid {
         PlaceBid::open(item_id, amount.parse().unwrap())
-    }
-
-    fn code(answer: &Answer) -> String {
-        match answer.parse::<Bid>() {
-            Ok(_) => "accepted".into(),
-            Err(Error::Refused(refused)) => refused.code.into_owned(),
-            Err(error) => panic!("{error:?}"),
-        }
     }
 
     async fn count(app: &Harness, sql: &'static str) -> i64 {
@@ -308,7 +300,7 @@ mod tests {
         let in_time = app.at(end - Duration::from_millis(1)).as_user(ANN);
         let too_late = app.at(end).as_user(BOB);
 
-        assert_eq!(code(&in_time.answer(&function(), &offer(item.id, "10")).await), "accepted");
+        assert_eq!(code(&in_time.answer(&function(), &offer(item.id, "10")).await), "done");
         assert_eq!(code(&too_late.answer(&function(), &offer(item.id, "20")).await), "AUCTION_CLOSED");
     }
 
@@ -331,7 +323,7 @@ mod tests {
             .await;
 
         let codes: Vec<String> = answers.iter().map(code).collect();
-        assert_eq!(codes, ["accepted", "BID_TOO_LOW", "accepted", "SELF_BID", "accepted"]);
+        assert_eq!(codes, ["done", "BID_TOO_LOW", "done", "SELF_BID", "done"]);
         assert_eq!(app.emitted::<BidPlaced>().await.len(), 3);
     }
 
@@ -346,7 +338,7 @@ mod tests {
 
         let mut codes = [code(&first), code(&second)];
         codes.sort();
-        assert_eq!(codes, ["BID_TOO_LOW", "accepted"]);
+        assert_eq!(codes, ["BID_TOO_LOW", "done"]);
     }
 
     #[tokio::test]

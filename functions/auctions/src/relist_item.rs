@@ -54,9 +54,9 @@ mod tests {
         ItemId, Timestamp, UserId,
         auctions::{BuyNow, CancelItem, DeleteItem, GetItem, ItemStatus},
     };
-    use platform::{Answer, Error};
+    use platform::Answer;
     use serde_json::{Value, json};
-    use testing::Harness;
+    use testing::{Harness, code};
     use uuid::Uuid;
 
     use super::*;
@@ -67,14 +67,6 @@ mod tests {
 
     const ANN: UserId = UserId(Uuid::from_u128(2));
     const ADMIN: UserId = UserId(Uuid::from_u128(3));
-
-    fn code(answer: &Answer) -> String {
-        match answer.parse::<Value>() {
-            Ok(_) => "done".into(),
-            Err(Error::Refused(refused)) => refused.code.into_owned(),
-            Err(error) => panic!("{error:?}"),
-        }
-    }
 
     async fn relist(app: &Harness, item_id: ItemId, members: Value) -> Answer {
         let mut body = json!({ "item_id": item_id });

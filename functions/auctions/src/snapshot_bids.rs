@@ -7,7 +7,7 @@ use contracts::{
     BidId, Currency, ItemId, Money, Timestamp, UserId,
     auctions::{BidPlaced, BidWon, SnapshotBids},
 };
-use platform::{Cx, Function, Refused, Result, error::Field, replay::SnapshotPage};
+use platform::{Cx, Function, Refused, Result, replay::SnapshotPage};
 use uuid::Uuid;
 
 use crate::{increments::Increments, store};
@@ -19,7 +19,7 @@ pub fn function() -> Function {
 
 async fn snapshot_bids(cx: &mut Cx, query: SnapshotBids) -> Result<SnapshotPage> {
     let (after_item, after_seq) = match &query.after {
-        Some(after) => parse(after).ok_or_else(unknown_place)?,
+        Some(after) => parse(after).ok_or_else(|| Refused::unknown_place("after"))?,
         None => (Uuid::nil(), 0),
     };
     let rows = sqlx::query!(
@@ -116,10 +116,6 @@ impl PastBid {
 fn parse(after: &str) -> Option<(Uuid, i64)> {
     let (item, seq) = after.split_once(':')?;
     Some((item.parse().ok()?, seq.parse().ok()?))
-}
-
-pub(crate) fn unknown_place() -> Refused {
-    Refused::invalid(vec![Field { name: "after".into(), message: "is not one that was given out".into() }])
 }
 
 #[cfg(test)]

@@ -6,13 +6,10 @@
 use std::collections::HashMap;
 
 use contracts::auctions::{ItemCreated, SnapshotItems};
-use platform::{Cx, Function, Result, replay::SnapshotPage};
+use platform::{Cx, Function, Refused, Result, replay::SnapshotPage};
 use uuid::Uuid;
 
-use crate::{
-    snapshot_bids::{PastBid, unknown_place},
-    store,
-};
+use crate::{snapshot_bids::PastBid, store};
 
 /// Queries of [`SnapshotItems`].
 pub fn function() -> Function {
@@ -21,7 +18,7 @@ pub fn function() -> Function {
 
 async fn snapshot_items(cx: &mut Cx, query: SnapshotItems) -> Result<SnapshotPage> {
     let after: Uuid = match &query.after {
-        Some(after) => after.parse().map_err(|_| unknown_place())?,
+        Some(after) => after.parse().map_err(|_| Refused::unknown_place("after"))?,
         None => Uuid::nil(),
     };
     let ids = sqlx::query_scalar!("select id from items where id > $1 order by id limit 200", after)

@@ -10,7 +10,7 @@ use contracts::{
     auctions::{IncrementPolicy, Item, ItemChange, ItemState},
     page::{PageInfo, PageQuery},
 };
-use platform::{Caller, Cx, Refused, Result, Role, error::Field};
+use platform::{Caller, Cx, Refused, Result, Role};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -225,12 +225,7 @@ pub(crate) struct Listed {
 /// The place behind which a page begins, in a list whose places sort from the last to the first.
 pub(crate) fn after(page: &PageQuery) -> Result<Uuid, Refused> {
     let Some(cursor) = &page.cursor else { return Ok(Uuid::max()) };
-    cursor.parse().map_err(|_| {
-        Refused::invalid(vec![Field {
-            name: "cursor".into(),
-            message: "is not one that was given out".into(),
-        }])
-    })
+    cursor.parse().map_err(|_| Refused::unknown_place("cursor"))
 }
 
 /// How many are passed over: a cursor says all.

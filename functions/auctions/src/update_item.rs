@@ -83,9 +83,9 @@ mod tests {
         ItemId, Timestamp, UserId,
         auctions::{GetItem, ItemChange, ListChanges, PlaceBid},
     };
-    use platform::{Answer, Error};
+    use platform::Answer;
     use serde_json::{Value, json};
-    use testing::Harness;
+    use testing::{Harness, code};
     use uuid::Uuid;
 
     use super::*;
@@ -110,14 +110,6 @@ mod tests {
     async fn bid(app: &Harness, item: ItemId, amount: &str) -> Answer {
         let offer = PlaceBid::open(item, amount.parse().unwrap());
         app.as_user(ANN).answer(&place_bid::function(), &offer).await
-    }
-
-    fn code(answer: &Answer) -> String {
-        match answer.parse::<Value>() {
-            Ok(_) => "done".into(),
-            Err(Error::Refused(refused)) => refused.code.into_owned(),
-            Err(error) => panic!("{error:?}"),
-        }
     }
 
     #[tokio::test]

@@ -37,10 +37,10 @@ async fn create_category(cx: &mut Cx, new: CreateCategory) -> Result<Category> {
 
 #[cfg(test)]
 mod tests {
-    use testing::Harness;
+    use testing::{Harness, code};
 
     use super::*;
-    use crate::fixtures::{ANN, category, code, named};
+    use crate::fixtures::{ANN, category, named};
 
     #[tokio::test]
     async fn a_new_category_is_there_and_announced() {

@@ -55,10 +55,10 @@ async fn create_product(cx: &mut Cx, new: CreateProduct) -> Result<Product> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use testing::Harness;
+    use testing::{Harness, code};
 
     use super::*;
-    use crate::fixtures::{ANN, category, code, fryer};
+    use crate::fixtures::{ANN, category, fryer};
 
     #[tokio::test]
     async fn the_seeds_product_is_there_and_announced() {

@@ -43,12 +43,12 @@ mod tests {
         auctions::ItemState,
         catalog::{CreateCategory, GetCategory, UpdateCategory},
     };
-    use testing::Harness;
+    use testing::{Harness, code};
 
     use super::*;
     use crate::{
         create_category, create_product,
-        fixtures::{ANN, BOB, category, code, fryer, lamp, named, offer},
+        fixtures::{ANN, BOB, category, fryer, lamp, named, offer},
         get_category,
     };
 

@@ -7,7 +7,7 @@ use contracts::{
     auctions::{BidPlaced, IncrementPolicy, Item, ItemCreated, ItemState, ItemStatus},
     catalog::{Category, CreateCategory, CreateProduct, ListItems, Product},
 };
-use platform::{Answer, Delivery, Event, Verdict};
+use platform::{Delivery, Event, Verdict};
 use serde_json::{Value, json};
 use testing::Harness;
 use uuid::Uuid;
@@ -124,10 +124,4 @@ pub(crate) fn fryer(changes: Value) -> CreateProduct {
 /// Makes a product.
 pub(crate) async fn product(app: &Harness, changes: Value) -> Product {
     app.call(&crate::create_product::function(), &fryer(changes)).await.unwrap()
-}
-
-/// The code of a refusal.
-pub(crate) fn code(answer: &Answer) -> String {
-    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    body["error"]["code"].as_str().unwrap_or_default().to_owned()
 }

@@ -1,7 +1,7 @@
 //! The rules of categories and products. Pure: no database, no clock, no bus.
 
 use contracts::{Amount, Currency, Money, UserId};
-use platform::{Caller, Kind, Refusal, Refused, Role, error::Field};
+use platform::{Caller, Kind, Refusal, Refused, Role};
 
 /// What a price becomes when `discount` percent are taken off: to the nearest minor unit, and half of one is rounded up. None
 /// when nothing is left.
@@ -13,10 +13,11 @@ pub(crate) fn final_price(price: Money, discount: u8) -> Option<Money> {
 
 /// A price as it was said, in its currency, when something is left of it after the discount.
 pub(crate) fn price(amount: Amount, currency: Currency, discount: u8) -> Result<Money, Refused> {
-    let price = amount.in_currency(currency).map_err(|error| invalid("price", &error.to_string()))?;
+    let price =
+        amount.in_currency(currency).map_err(|error| Refused::invalid_member("price", error.to_string()))?;
     match final_price(price, discount) {
         Some(_) => Ok(price),
-        None => Err(invalid("discount", "leaves nothing of the price")),
+        None => Err(Refused::invalid_member("discount", "leaves nothing of the price")),
     }
 }
 
@@ -27,11 +28,7 @@ pub(crate) fn may_change(caller: Caller, owner: UserId) -> Result<(), GoodsRefus
 
 /// A member that names a category which is not there.
 pub(crate) fn unknown_category(member: &str) -> Refused {
-    invalid(member, "there is no such category")
-}
-
-fn invalid(name: &str, message: &str) -> Refused {
-    Refused::invalid(vec![Field { name: name.to_owned(), message: message.to_owned() }])
+    Refused::invalid_member(member, "there is no such category")
 }
 
 /// Why a category or a product is not made, changed or removed.

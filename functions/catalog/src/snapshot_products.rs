@@ -3,7 +3,7 @@
 //! As [`ProductCreated`] with the newest state, which says all. Products that are made meanwhile are left to the stream.
 
 use contracts::catalog::{ProductCreated, SnapshotProducts};
-use platform::{Cx, Function, Refused, Result, error::Field, replay::SnapshotPage};
+use platform::{Cx, Function, Refused, Result, replay::SnapshotPage};
 use uuid::Uuid;
 
 use crate::store;
@@ -15,7 +15,7 @@ pub fn function() -> Function {
 
 async fn snapshot_products(cx: &mut Cx, query: SnapshotProducts) -> Result<SnapshotPage> {
     let after: Uuid = match &query.after {
-        Some(after) => after.parse().map_err(|_| unknown_place())?,
+        Some(after) => after.parse().map_err(|_| Refused::unknown_place("after"))?,
         None => Uuid::nil(),
     };
     let ids = sqlx::query_scalar!("select id from products where id > $1 order by id limit 200", after)
@@ -32,11 +32,6 @@ async fn snapshot_products(cx: &mut Cx, query: SnapshotProducts) -> Result<Snaps
         page.after = Some(product.id.to_string());
     }
     Ok(page)
-}
-
-fn unknown_place() -> Refused {
-    let message = "is not one that was given out".into();
-    Refused::invalid(vec![Field { name: "after".into(), message }])
 }
 
 #[cfg(test)]

@@ -75,10 +75,10 @@ async fn is_within(tx: &mut PgConnection, part: i64, whole: i64) -> Result<bool>
 #[cfg(test)]
 mod tests {
     use contracts::catalog::CreateCategory;
-    use testing::Harness;
+    use testing::{Harness, code};
 
     use super::*;
-    use crate::fixtures::{ANN, BOB, category, code, named};
+    use crate::fixtures::{ANN, BOB, category, named};
 
     fn moved(category_id: i64, parent_id: Option<i64>) -> UpdateCategory {
         UpdateCategory { category_id, parent_id: Some(parent_id), ..UpdateCategory::default() }

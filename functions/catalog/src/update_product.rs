@@ -64,11 +64,11 @@ mod tests {
         catalog::{GetProduct, ListProducts},
     };
     use serde_json::{Value, json};
-    use testing::Harness;
+    use testing::{Harness, code};
 
     use super::*;
     use crate::{
-        fixtures::{ANN, BOB, category, code, product},
+        fixtures::{ANN, BOB, category, product},
         get_product, list_products,
     };
 

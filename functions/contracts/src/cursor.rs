@@ -1,7 +1,7 @@
 //! Where a page ended, as callers carry it to the next one: opaque, and good for the same order only.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use platform::{Refused, error::Field};
+use platform::Refused;
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -19,13 +19,8 @@ where
     let json = URL_SAFE_NO_PAD.decode(cursor).unwrap_or_default();
     match serde_json::from_slice::<(S, K, Uuid)>(&json) {
         Ok((of, key, id)) if of == sort => Ok((key, id)),
-        _ => Err(unknown()),
+        _ => Err(Refused::invalid_member("cursor", "is not one that was given out for this sort")),
     }
-}
-
-fn unknown() -> Refused {
-    let message = "is not one that was given out for this sort".into();
-    Refused::invalid(vec![Field { name: "cursor".into(), message }])
 }
 
 #[cfg(test)]

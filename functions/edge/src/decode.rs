@@ -8,7 +8,7 @@ use std::{
     marker::PhantomData,
 };
 
-use platform::{Refused, error::Field};
+use platform::Refused;
 use serde::{
     de::{
         self, DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, IntoDeserializer, MapAccess,
@@ -116,7 +116,7 @@ impl Place {
                 _ => return Problem::malformed(in_words(error)),
             },
         };
-        Refused::invalid(vec![Field { name: member, message }]).into()
+        Refused::invalid_member(member, message).into()
     }
 }
 

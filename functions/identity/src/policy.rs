@@ -5,7 +5,7 @@
 //! of characters (security.md 2.2, ASVS 6.2.5).
 
 use contracts::identity::Secret;
-use platform::{Env, Kind, Refused, config::Mode, error::Field};
+use platform::{Env, Kind, Refused, config::Mode};
 use serde::Deserialize;
 
 /// Refused is what is found within this many guesses: as many as somebody who is throttled can make in some years.
@@ -52,8 +52,8 @@ impl Policy {
         if !self.refuses_common || !is_common(&password.0, account) {
             return Ok(());
         }
-        let message = "is one of those that are tried first; choose a longer or a rarer one".to_owned();
-        let mut refused = Refused::invalid(vec![Field { name: member.to_owned(), message }]);
+        let message = "is one of those that are tried first; choose a longer or a rarer one";
+        let mut refused = Refused::invalid_member(member, message);
         refused.code = "COMMON_PASSWORD".into();
         debug_assert_eq!(refused.status, Kind::Invalid.status());
         Err(refused)

@@ -3,7 +3,7 @@
 //! As [`UserCreated`], in the order of their ids, with the names that they have now: a deleted one under its pseudonym.
 
 use contracts::identity::{SnapshotUsers, UserCreated};
-use platform::{Cx, Function, Refused, Result, Timestamp, UserId, error::Field, replay::SnapshotPage};
+use platform::{Cx, Function, Refused, Result, Timestamp, UserId, replay::SnapshotPage};
 use uuid::Uuid;
 
 /// Queries of [`SnapshotUsers`].
@@ -12,7 +12,8 @@ pub fn function() -> Function {
 }
 
 async fn snapshot_users(cx: &mut Cx, SnapshotUsers { after }: SnapshotUsers) -> Result<SnapshotPage> {
-    let after = after.map_or(Ok(Uuid::nil()), |after| after.parse().map_err(|_| unknown_place()))?;
+    let after =
+        after.map_or(Ok(Uuid::nil()), |after| after.parse().map_err(|_| Refused::unknown_place("after")))?;
     let users = sqlx::query_as!(
         Account,
         r#"select id as "id: UserId", email, username, name, created_at from users where id > $1 order by id limit 1000"#,
@@ -37,10 +38,6 @@ struct Account {
     username: String,
     name: String,
     created_at: Timestamp,
-}
-
-fn unknown_place() -> Refused {
-    Refused::invalid(vec![Field { name: "after".into(), message: "is not one that was given out".into() }])
 }
 
 #[cfg(test)]

@@ -140,6 +140,16 @@ impl Refused {
         refused
     }
 
+    /// `INVALID_INPUT` that names one wrong member.
+    pub fn invalid_member(name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::invalid(vec![Field { name: name.into(), message: message.into() }])
+    }
+
+    /// For a place to go on from that nobody was told of.
+    pub fn unknown_place(member: &str) -> Self {
+        Self::invalid_member(member, "is not one that was given out")
+    }
+
     /// `INVALID_INPUT` for a request that could not even be read.
     pub fn malformed(details: impl Into<String>) -> Self {
         let mut refused = Self::new(Kind::Invalid, "INVALID_INPUT", "Validation failed");
@@ -300,8 +310,7 @@ mod tests {
 
     #[test]
     fn an_invalid_request_names_its_members_twice() {
-        let refused =
-            Refused::invalid(vec![Field { name: "email".into(), message: "Invalid email format".into() }]);
+        let refused = Refused::invalid_member("email", "Invalid email format");
 
         assert_eq!(
             serde_json::to_value(&refused).unwrap(),

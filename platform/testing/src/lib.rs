@@ -12,7 +12,7 @@ use std::{
 };
 
 use platform::{
-    Answer, Bus, Caller, Command, Config, Delivery, Env, Event, Function, Host, Query, Result, Role,
+    Answer, Bus, Caller, Command, Config, Delivery, Env, Error, Event, Function, Host, Query, Result, Role,
     Timestamp, UserId, Verdict, database::Database, provision::Definitions, wire::header,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgConnectOptions};
@@ -84,6 +84,15 @@ pub async fn request(
         (AsRef::<str>::as_ref(name).to_owned(), value)
     });
     (headers.collect(), serde_json::from_slice(&answer.payload).unwrap_or_default())
+}
+
+/// The code of a refusal; `done` when it was none.
+pub fn code(answer: &Answer) -> String {
+    match answer.parse::<serde_json::Value>() {
+        Ok(_) => "done".into(),
+        Err(Error::Refused(refused)) => refused.code.into_owned(),
+        Err(error) => panic!("{error:?}"),
+    }
 }
 
 /// The streams and consumers under `nats/`.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures_util::{future::join_all, stream::SelectAll};
-use platform::{Refused, error::Field};
+use platform::Refused;
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -21,8 +21,7 @@ const NAME: usize = 8;
 
 /// The items that a query string names, `ids=a,b`. Each once.
 pub(crate) fn items(query: &str) -> Result<BTreeSet<ItemId>, Problem> {
-    let invalid =
-        |message: String| Problem::from(Refused::invalid(vec![Field { name: "ids".into(), message }]));
+    let invalid = |message: String| Problem::from(Refused::invalid_member("ids", message));
     let given = url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "ids");
     let mut items = BTreeSet::new();
     for (_, ids) in given {
