@@ -295,6 +295,9 @@ pub enum BidRefused {
     /// By the seller.
     #[error("sellers cannot bid on their own items")]
     OwnItem,
+    /// For somebody else than who sends it.
+    #[error("user_id names somebody else, and everybody bids for themselves")]
+    SomebodyElse,
     /// Not an amount of the item's currency.
     #[error("amount: {0}")]
     Amount(MoneyError),
@@ -321,7 +324,7 @@ pub enum BidRefused {
 impl Refusal for BidRefused {
     fn kind(&self) -> Kind {
         match self {
-            Self::OwnItem => Kind::Forbidden,
+            Self::OwnItem | Self::SomebodyElse => Kind::Forbidden,
             Self::Amount(_) | Self::Maximum(_) => Kind::Invalid,
             Self::NotStarted { .. }
             | Self::Closed
@@ -336,6 +339,7 @@ impl Refusal for BidRefused {
             Self::NotStarted { .. } => "AUCTION_NOT_STARTED",
             Self::Closed => "AUCTION_CLOSED",
             Self::OwnItem => "SELF_BID",
+            Self::SomebodyElse => "FORBIDDEN",
             Self::Amount(_) | Self::Maximum(_) => "INVALID_INPUT",
             Self::TooLow { .. } | Self::NotFurther { .. } => "BID_TOO_LOW",
             Self::NoBuyNow => "BUY_NOW_UNAVAILABLE",

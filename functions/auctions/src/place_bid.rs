@@ -21,7 +21,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    auction::{Auction, Leading, NoItem, Placed},
+    auction::{Auction, BidRefused, Leading, NoItem, Placed},
     bid_rows::{self, Answered, BidRows},
     store::{self, Whole},
 };
@@ -91,9 +91,13 @@ struct Decided {
 
 /// Asks the rules, and lets the next offer of the batch see the result.
 fn decide(auctions: &mut HashMap<ItemId, Auction>, offer: &Received<PlaceBid>) -> Result<Decided, Refused> {
-    let PlaceBid { item_id, amount, max_amount } = offer.message;
+    let PlaceBid { item_id, amount, max_amount, user_id } = &offer.message;
+    let (item_id, amount, max_amount) = (*item_id, *amount, *max_amount);
     let bidder = offer.caller()?.id;
     offer.message.check()?;
+    if user_id.as_ref().is_some_and(|named| named.parse() != Ok(bidder.0)) {
+        return Err(BidRefused::SomebodyElse.into());
+    }
     let auction = auctions.get_mut(&item_id).ok_or(NoItem)?;
     let placed_at = offer.received_at;
     let accepted = auction.bid(BidId::new, bidder, (amount, max_amount), placed_at)?;
@@ -225,6 +229,10 @@ mod tests {
         PlaceBid::open(item_id, amount.parse().unwrap())
     }
 
+    fn offer_of(named: &str, item_id: ItemId) -> PlaceBid {
+        PlaceBid { user_id: Some(named.to_owned()), ..offer(item_id, "10") }
+    }
+
     async fn count(app: &Harness, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(app.pool()).await.unwrap()
     }
@@ -234,7 +242,7 @@ mod tests {
         let app = Harness::start(crate::database()).await;
         let item = lamp(&app).increment("5").offer().await;
 
-        app.as_user(ANN).call(&function(), &offer(item.id, "10")).await.unwrap();
+        app.as_user(ANN).call(&function(), &offer_of(&ANN.to_string(), item.id)).await.unwrap();
         let bid = app.as_user(BOB).call(&function(), &offer(item.id, "15")).await.unwrap();
 
         let after = bid.item.unwrap();
@@ -258,6 +266,9 @@ mod tests {
             (ANN, offer(ItemId::new(), "10"), 404, "NOT_FOUND"),
             (ANN, offer(ended.id, "10"), 409, "AUCTION_CLOSED"),
             (SELLER, offer(item.id, "10"), 403, "SELF_BID"),
+            // S-57.
+            (ANN, offer_of(&BOB.to_string(), item.id), 403, "FORBIDDEN"),
+            (ANN, offer_of("ann", item.id), 403, "FORBIDDEN"),
             (ANN, offer(item.id, "-1"), 400, "INVALID_INPUT"),
             (ANN, offer(item.id, "10.001"), 400, "INVALID_INPUT"),
             (ANN, offer(item.id, "9.99"), 409, "BID_TOO_LOW"),
@@ -270,7 +281,7 @@ mod tests {
 
         assert!(app.emitted::<BidPlaced>().await.is_empty());
         assert_eq!(count(&app, "select count(*) from bids where seq is not null").await, 0);
-        assert_eq!(count(&app, "select count(*) from bids").await, 7, "every decision is recorded");
+        assert_eq!(count(&app, "select count(*) from bids").await, 9, "every decision is recorded");
     }
 
     #[tokio::test]

@@ -114,12 +114,16 @@ pub struct PlaceBid {
     #[serde(default, alias = "maxAmount", skip_serializing_if = "Option::is_none")]
     #[garde(inner(custom(not_below(&self.amount))))]
     pub max_amount: Option<Amount>,
+    /// Whose bid it is, where callers say so as in seed 002: their own. Refused when it names somebody else.
+    #[serde(default, alias = "userId", skip_serializing_if = "Option::is_none")]
+    #[garde(skip)]
+    pub user_id: Option<String>,
 }
 
 impl PlaceBid {
     /// An offer of so much and no more.
     pub fn open(item_id: ItemId, amount: Amount) -> Self {
-        Self { item_id, amount, max_amount: None }
+        Self { item_id, amount, max_amount: None, user_id: None }
     }
 }
 
