@@ -310,11 +310,8 @@ async fn hold_demo(url: Option<String>, size: Size) -> anyhow::Result<()> {
 
 async fn plant(url: Option<String>) -> anyhow::Result<()> {
     let url = address(url)?;
-    let seed::Made { people, categories, products, items, bids } = seed::run(&url).await?;
-    say(&format!(
-        "{people} people, {categories} categories and {products} products made, {items} items offered, {bids} bids accepted; everybody's password is {}",
-        seed::PASSWORD
-    ));
+    let made = seed::run(&url).await?;
+    say(&format!("{made}; everybody's password is {}", seed::PASSWORD));
     say(&format!(
         "\nLook around:\n\n  curl '{url}/api/v1/items?status=open&sort=ending_soon'\n  curl -X POST {url}/identity/login \\\n    \
          -H 'Content-Type: application/json' -d '{{\"email\":\"john@test.com\",\"password\":\"{}\"}}'",

@@ -98,10 +98,21 @@ impl Api {
 
     /// Every member of a collection, page by page. The path ends with `?` or `&`.
     pub(crate) async fn all<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Vec<T>> {
+        self.all_of(None, path).await
+    }
+
+    /// The same, of a collection that is somebody's own.
+    pub(crate) async fn all_of<T: DeserializeOwned>(
+        &self,
+        session: Option<&Session>,
+        path: &str,
+    ) -> anyhow::Result<Vec<T>> {
         let mut members = Vec::new();
         let mut cursor = String::new();
         loop {
-            let page: Page<T> = self.get(&format!("{path}limit=100{cursor}")).await?;
+            let part = format!("{path}limit=100{cursor}");
+            let answer = self.call(Method::GET, &part, session, None, None).await?;
+            let page: Page<T> = expect(StatusCode::OK, &part, answer)?;
             members.extend(page.data);
             match page.page_info.next_cursor {
                 Some(next) => cursor = format!("&cursor={next}"),

@@ -12,6 +12,7 @@ mod goods;
 mod killed;
 mod life;
 mod lists;
+mod market;
 mod passwords;
 mod replay;
 mod sessions;
@@ -30,7 +31,7 @@ use std::{
 use outcry::{
     demo::{self, Size},
     launch::{self, Menu, Options, Platform, Split},
-    seed, verify,
+    verify,
 };
 use platform::{Env, Timestamp, permissions::OPERATOR};
 use reqwest::{Client, Method, RequestBuilder, Response, header::HeaderMap};
@@ -850,71 +851,6 @@ fn functions_are_called_and_events_emitted_from_the_command_line() {
         .await;
         let (_, events) = outcry(&["emit"]).await;
         assert!(events.lines().any(|line| line == "bid.won.v1"), "{events}");
-        platform.stop().await;
-    });
-}
-
-#[test]
-fn the_seeded_market_is_made_once() {
-    story(async {
-        let (platform, data) = start(Vec::new()).await;
-        let first = seed::run(&platform.url).await.unwrap();
-        assert!(first.people >= 10 && first.items >= 30 && first.bids >= 100, "{first:?}");
-        let visitor = Visitor::of(&platform.url);
-        let all = "/api/v1/items?limit=100";
-        let listed = visitor.get_until(all, |page| page["page_info"]["total"] == first.items).await;
-
-        let second = seed::run(&platform.url).await.unwrap();
-
-        assert_eq!(second, seed::Made { people: first.people, ..seed::Made::default() });
-        let laptop = visitor.get("/api/v1/products/prod-1").await.body;
-        assert_eq!((&laptop["name"], &laptop["final_price"]), (&json!("Laptop"), &json!("999.99")));
-        let categories = visitor.get("/api/v1/categories?limit=100").await.body;
-        assert_eq!(categories["page_info"]["total"], first.categories);
-        for item in listed["data"].as_array().unwrap() {
-            let of = |category: &Value| category["id"] == item["category_id"];
-            assert!(categories["data"].as_array().unwrap().iter().any(of), "{item}");
-        }
-        let listed = listed["data"].as_array().unwrap();
-        let bids: u64 = listed.iter().map(|item| item["bid_count"].as_u64().unwrap()).sum();
-        let counted = visitor.get_until(all, |page| {
-            let items = page["data"].as_array().unwrap();
-            items.iter().map(|item| item["bid_count"].as_u64().unwrap()).sum::<u64>() == first.bids as u64
-        });
-        assert!(bids <= first.bids as u64);
-        let counted = counted.await;
-        assert_eq!(counted["page_info"]["total"], first.items, "nothing is offered twice");
-        for status in ["scheduled", "open"] {
-            let some = visitor.get(&format!("{all}&status={status}")).await.body;
-            assert_ne!(some["page_info"]["total"], 0, "{status}");
-        }
-
-        let mut counted_of: std::collections::BTreeMap<String, u64> = Default::default();
-        for item in counted["data"].as_array().unwrap() {
-            let bids = visitor.get(&format!("{}?limit=100", bids_of(item))).await.body;
-            for bid in bids["data"].as_array().unwrap() {
-                *counted_of.entry(bid["bidder_id"].as_str().unwrap().to_owned()).or_default() += 1;
-            }
-        }
-        for (bidder, bids) in counted_of {
-            let stats = format!("/api/v1/users/{bidder}/stats");
-            visitor.get_until(&stats, |stats| stats["total_bids"] == bids).await;
-        }
-
-        // An operator may call in anybody's name.
-        let (good, shown) = outcry(data.path(), &["call", "get-me", "--as", "john@test.com"]).await;
-        assert!(good && shown.contains(r#""username": "john""#), "{shown}");
-        let (good, told) = outcry(data.path(), &["call", "get-me", "--as", "nobody@test.com"]).await;
-        assert!(!good && told.contains("nobody@test.com"), "{told}");
-        let open = visitor.get("/api/v1/items?q=writing+desk&status=open").await.body;
-        let desk = &open["data"][0];
-        let body = json!({ "item_id": desk["id"], "amount": "5000.00" }).to_string();
-        let (good, told) =
-            outcry(data.path(), &["call", "place-bid", &body, "--as", "john@test.com", "--key", "k"]).await;
-        assert!(good && told.contains(r#""leading": true"#), "{told}");
-        let (_, again) =
-            outcry(data.path(), &["call", "place-bid", &body, "--as", "john@test.com", "--key", "k"]).await;
-        assert!(again.contains("the answer that this key was given before"), "{again}");
         platform.stop().await;
     });
 }
