@@ -109,7 +109,12 @@ impl Place {
         let missing = error.strip_prefix("missing field `").and_then(|rest| rest.split_once('`'));
         let (member, message) = match (missing, self.member.take()) {
             (Some((name, _)), _) => (name.to_owned(), "is missing".to_owned()),
-            (None, Some(member)) => (member, in_words(error)),
+            // Some members name themselves already, because they may be read as a part of a flattened one.
+            (None, Some(member)) => {
+                let said = in_words(error);
+                let said = said.strip_prefix(&format!("{member}: ")).map(str::to_owned).unwrap_or(said);
+                (member, said)
+            }
             // A flattened part is read when all members have been passed: it names its member itself.
             (None, None) => match error.split_once(": ") {
                 Some((name, error)) if is_name(name) => (name.to_owned(), in_words(error)),

@@ -605,6 +605,7 @@ async fn what_a_query_string_cannot_say_is_named_with_what_it_can() {
         ("categoryId=x", "categoryId", "expected a whole number"),
         ("min_price=cheap", "min_price", amount),
         ("max_price=", "max_price", amount),
+        ("facets=maybe", "facets", "expected true or false"),
         ("ending_before=soon", "ending_before", "expected an RFC 3339 time such as 2026-11-21T02:21:44Z"),
     ] {
         let answer = get(&router, &format!("/api/v1/items?{query}"), &[]).await;
@@ -616,8 +617,10 @@ async fn what_a_query_string_cannot_say_is_named_with_what_it_can() {
             "{query}"
         );
     }
-    let answer = get(&router, &format!("{BIDS}?limit=x"), &[]).await;
-    assert_eq!(answer.details(), "limit: expected a whole number");
+    for path in [BIDS, "/api/v1/leaderboard"] {
+        let answer = get(&router, &format!("{path}?limit=x"), &[]).await;
+        assert_eq!(answer.details(), "limit: expected a whole number", "{path}");
+    }
 }
 
 /// Answers with what arrived.
