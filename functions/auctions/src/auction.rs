@@ -8,7 +8,7 @@ use std::time::Duration;
 use contracts::{
     Amount, BidId, Currency, ItemId, Money, Timestamp, UserId, auctions::ItemStatus, money::MoneyError,
 };
-use platform::{Kind, Refusal};
+use platform::{Kind, Refusal, error::Field};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -356,6 +356,15 @@ impl Refusal for BidRefused {
             }
             _ => Map::new(),
         }
+    }
+
+    fn field(&self) -> Option<Field> {
+        let (name, error) = match self {
+            Self::Amount(error) => ("amount", error),
+            Self::Maximum(error) => ("max_amount", error),
+            _ => return None,
+        };
+        Some(Field { name: name.to_owned(), message: error.to_string() })
     }
 }
 

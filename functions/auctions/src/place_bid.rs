@@ -285,6 +285,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_amount_that_the_currency_does_not_have_is_named_as_any_wrong_member() {
+        let app = Harness::start(crate::database()).await;
+        let item = lamp(&app).offer().await;
+        let far = PlaceBid { max_amount: Some("20.001".parse().unwrap()), ..offer(item.id, "10") };
+        for (offer, member) in [(offer(item.id, "10.001"), "amount"), (far, "max_amount")] {
+            let refused = app.as_user(ANN).call(&function(), &offer).await.unwrap_err();
+
+            let Error::Refused(refused) = refused else { panic!("{refused:?}") };
+            let message = "the amount has more decimals than USD allows";
+            assert_eq!((refused.status, refused.message.as_str()), (400, "Validation failed"));
+            assert_eq!(refused.details.unwrap(), format!("{member}: {message}"));
+            assert_eq!(refused.extras["fields"], serde_json::json!([{ "name": member, "message": message }]));
+        }
+    }
+
+    #[tokio::test]
     async fn too_low_says_how_much_it_takes() {
         let app = Harness::start(crate::database()).await;
         let item = lamp(&app).increment("2.50").offer().await;

@@ -173,10 +173,17 @@ pub trait Refusal: std::error::Error {
     fn extras(&self) -> Map<String, Value> {
         Map::new()
     }
+    /// The member of the request that is wrong, when that is why: it is told like any other, as [`Refused::invalid`] does.
+    fn field(&self) -> Option<Field> {
+        None
+    }
 }
 
 impl<R: Refusal> From<R> for Refused {
     fn from(refusal: R) -> Self {
+        if let Some(field) = refusal.field() {
+            return Self::invalid(vec![field]);
+        }
         let mut refused = Self::new(refusal.kind(), refusal.code(), refusal.to_string());
         refused.extras = refusal.extras();
         refused
