@@ -53,7 +53,7 @@ pub struct CreateItem {
     pub buy_now_price: Option<Amount>,
     /// A category of the catalogue.
     #[serde(default, alias = "categoryId", alias = "categoryIds", deserialize_with = "first_category")]
-    #[garde(skip)]
+    #[garde(inner(range(min = 1)))]
     pub category_id: Option<i64>,
     /// Pictures, at most ten.
     #[serde(default, alias = "imageUrls")]
@@ -779,13 +779,18 @@ mod tests {
     fn wrong_members_are_all_named() {
         let item: CreateItem = serde_json::from_value(json!({
             "name": " ", "start_price": 0, "ends_at": "2026-12-01T00:00:00Z",
-            "image_urls": ["file:///etc/passwd"],
+            "image_urls": ["file:///etc/passwd"], "category_id": 0,
         }))
         .unwrap();
 
         let details = item.check().unwrap_err().details.unwrap();
 
-        for member in ["name: must not be blank", "start_price: must be above 0", "image_urls[0]: "] {
+        for member in [
+            "name: must not be blank",
+            "start_price: must be above 0",
+            "image_urls[0]: ",
+            "category_id: lower than 1",
+        ] {
             assert!(details.contains(member), "{details}");
         }
     }

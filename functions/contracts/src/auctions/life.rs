@@ -70,7 +70,7 @@ pub struct UpdateItem {
         deserialize_with = "given_category",
         skip_serializing_if = "Option::is_none"
     )]
-    #[garde(skip)]
+    #[garde(inner(inner(range(min = 1))))]
     pub category_id: Option<Option<i64>>,
     /// Pictures, at most ten: all of them.
     #[serde(default, alias = "imageUrls")]
