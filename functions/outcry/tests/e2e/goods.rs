@@ -129,6 +129,7 @@ fn a_category_is_changed_by_whoever_has_seen_it_as_it_is() {
             (done.status, &done.body["parent_id"], &done.body["version"]),
             (200, &whole["id"], &json!(2))
         );
+        assert_eq!(tag(&done), "\"2-1\"");
         // Nobody says in a body what a header says.
         let told = ann.put(&path, json!({ "if_match": 77, "ifMatch": "x", "description": "Parts" })).await;
         assert_eq!((told.status, &told.body["version"]), (200, &json!(3)));
@@ -198,6 +199,7 @@ fn a_product_is_sold_changed_and_found_and_bad_input_is_named() {
         let fresh =
             with(&ann, Method::PUT, &path, ("If-Match", "\"1\""), Some(json!({ "discount": 15 }))).await;
         assert_eq!((fresh.status, &fresh.body["final_price"]), (200, &json!("85.00")));
+        assert_eq!(tag(&fresh), "\"2\"", "what was changed can be changed again with what was answered");
         assert_eq!(bob.put(&path, json!({ "stock": 0 })).await.code(), "FORBIDDEN");
 
         for (body, member) in [
