@@ -81,16 +81,29 @@ impl Made {
     }
 }
 
+/// What there is none of is not told.
 impl fmt::Display for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { people, categories, products, items, relisted, .. } = self;
-        let Self { bids, bought, cancelled, updated, watched, sold, unsold, .. } = self;
-        write!(
-            f,
-            "{people} people, {categories} categories and {products} products made, {items} items offered \
-             ({relisted} of them again), {bids} bids accepted, {bought} items bought at once, {cancelled} taken back, \
-             {updated} described further, {watched} put into watchlists; {sold} were sold meanwhile and {unsold} were not"
-        )
+        let told = [
+            (self.categories, "categories made"),
+            (self.products, "products put up for sale"),
+            (self.items, "items offered"),
+            (self.relisted, "of them offered again"),
+            (self.bids, "bids accepted"),
+            (self.bought, "items bought at once"),
+            (self.cancelled, "items taken back"),
+            (self.updated, "descriptions gone on with"),
+            (self.watched, "items put into watchlists"),
+            (self.sold, "items sold meanwhile"),
+            (self.unsold, "items not sold meanwhile"),
+        ];
+        let told: Vec<String> = told
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        let told = if told.is_empty() { "everything was there already".to_owned() } else { told.join(", ") };
+        write!(f, "{} people; {told}", self.people)
     }
 }
 
@@ -233,4 +246,18 @@ async fn session_of(
     api.login(&email, PASSWORD)
         .await
         .with_context(|| format!("{username} is taken, and not by a person of this market"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_is_told_and_nothing_of_what_was_not() {
+        let made = Made { people: 25, items: 6, relisted: 1, sold: 2, ..Made::default() };
+        let told = "25 people; 6 items offered, 1 of them offered again, 2 items sold meanwhile";
+        assert_eq!(made.to_string(), told);
+        let nothing = Made { people: 25, ..Made::default() };
+        assert_eq!(nothing.to_string(), "25 people; everything was there already");
+    }
 }
