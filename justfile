@@ -69,7 +69,7 @@ nats *arguments:
 doc:
     cargo doc --workspace --no-deps --open
 
-# fill the platform that runs here with a small market; a second time adds nothing
+# fill the platform that runs here with a market of 250 items and their histories; a second time adds nothing
 [group('try')]
 seed *arguments:
     cargo run --quiet --release -- seed "$@"

@@ -69,7 +69,8 @@ enum Command {
         /// Its name, as `functions` lists it.
         function: String,
     },
-    /// Fill a platform with a small market: people, items and bids. A second time adds nothing.
+    /// Fill a platform with a market: people, products, 250 items and their histories, in some ten seconds. A second time adds
+    /// nothing.
     Seed {
         /// Its address; the platform that runs here when missing.
         #[arg(long)]
