@@ -152,6 +152,7 @@ pub(crate) async fn write_bidding(
 }
 
 /// What people see of an item beside what the rules need.
+#[derive(Clone)]
 pub(crate) struct Description {
     pub(crate) name: String,
     pub(crate) description: String,
@@ -166,6 +167,7 @@ pub(crate) struct Description {
 }
 
 /// An item, whole.
+#[derive(Clone)]
 pub(crate) struct Whole {
     pub(crate) auction: Auction,
     pub(crate) description: Description,

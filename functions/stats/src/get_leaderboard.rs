@@ -1,19 +1,28 @@
 //! `get-leaderboard`: who has most of something?
 
 use contracts::{
-    UserId,
-    stats::{GetLeaderboard, Leader, Leaderboard},
+    UserId, page,
+    stats::{GetLeaderboard, Leader, Leaderboard, Measure},
 };
 use platform::{Cx, Function, Result};
+use uuid::Uuid;
 
 use crate::figures;
 
 /// Queries of [`GetLeaderboard`].
 pub fn function() -> Function {
-    Function::query(get_leaderboard)
+    Function::query(get_leaderboard).caches()
 }
 
 async fn get_leaderboard(cx: &mut Cx, GetLeaderboard { by, limit }: GetLeaderboard) -> Result<Leaderboard> {
+    // A measure's whole board is one entry, however many are asked for: all change with each batch of events.
+    let leaders = cx.cached(Uuid::from_u128(by as u128))?.or_load(load(cx, by)).await?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    Ok(Leaderboard { by, data: leaders.iter().take(limit).cloned().collect() })
+}
+
+/// The first hundred.
+async fn load(cx: &mut Cx, by: Measure) -> Result<Vec<Leader>> {
     // Nobody who has more is not among the leaders, so the ranks among them are the ranks among all.
     let leaders = sqlx::query!(
         r#"
@@ -21,7 +30,7 @@ async fn get_leaderboard(cx: &mut Cx, GetLeaderboard { by, limit }: GetLeaderboa
         from leaders where measure = $1 order by value desc, user_id limit $2
         "#,
         by.as_str(),
-        i64::from(limit),
+        i64::from(page::MOST),
     )
     .fetch_all(cx.tx().await?)
     .await?;
@@ -31,14 +40,12 @@ async fn get_leaderboard(cx: &mut Cx, GetLeaderboard { by, limit }: GetLeaderboa
         let figures = known.remove(&leader.user_id)?;
         Some(Leader { rank: u64::try_from(leader.rank).unwrap_or_default(), figures })
     });
-    Ok(Leaderboard { by, data: data.collect() })
+    Ok(data.collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use contracts::stats::Measure;
     use testing::Harness;
-    use uuid::Uuid;
 
     use super::*;
     use crate::{
@@ -125,5 +132,28 @@ mod tests {
             "select user_id from user_figures order by total_bids desc, user_id limit 100"
         );
         assert_eq!(ids, expected.fetch_all(app.pool()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_let_go_of_with_each_batch() {
+        let (_nats, bus) = testing::bus().await;
+        let app = Harness::start(crate::database()).await.with_bus(bus);
+        app.deliver(&update_stats::function(), &[placed(user(2), "10")]).await;
+        app.serve(&function()).await;
+        let most = |limit| GetLeaderboard { by: Measure::TotalBids, limit };
+        assert_eq!(app.kept(&most(1)).await.data.len(), 1);
+
+        for bids in 1..=30 {
+            app.deliver(&update_stats::function(), &[placed(user(3), "1")]).await;
+            let board = app.served(&most(100)).await.data;
+            let three = board.iter().find(|leader| leader.figures.user_id == user(3)).unwrap();
+            assert_eq!((three.figures.total_bids, board.len()), (bids, 2));
+        }
+
+        let first = app.kept(&most(1)).await.data;
+        app.pool().close().await;
+        assert_eq!(app.served(&most(1)).await.data, first);
+        let all = app.served(&most(100)).await.data;
+        assert_eq!((all.len(), all[0].figures.user_id), (2, user(3)), "one entry for all limits");
     }
 }

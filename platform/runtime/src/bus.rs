@@ -28,6 +28,8 @@ use crate::{
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a query may be unanswered before it is asked once more.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How many messages may wait in a subscription: a reader that is slow must not lose what was already sent to it.
+pub(crate) const SUBSCRIPTION_CAPACITY: usize = 65_536;
 /// How long the JetStream API may take.
 const API_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -78,8 +80,7 @@ impl Bus {
             .name(name)
             .retry_on_initial_connect()
             .ping_interval(Duration::from_secs(10))
-            // A reader that is slow must not lose what was already sent to it.
-            .subscription_capacity(65_536)
+            .subscription_capacity(SUBSCRIPTION_CAPACITY)
             .event_callback(move |event| {
                 match event {
                     async_nats::Event::Connected => {
@@ -276,6 +277,11 @@ impl Bus {
     /// Tells the relay of a domain that its outbox has something. Best effort: the relay also polls.
     pub(crate) async fn poke(&self, domain: &str) {
         let _ = self.client.publish(wire::poke_subject(domain), Bytes::new()).await;
+    }
+
+    /// Says what changed in a domain, to queries that keep it in memory. Best effort: they keep nothing for long.
+    pub(crate) async fn say_changed(&self, domain: &str, changes: Bytes) {
+        let _ = self.client.publish(wire::changed_subject(domain), changes).await;
     }
 
     /// See [`Cx::backlog`](crate::Cx::backlog).

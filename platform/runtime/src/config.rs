@@ -124,6 +124,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("PORT", "a port number", "8080"),
     ("DB_MAX_CONNECTIONS", "a whole number above 0", "8"),
     ("DB_MAX_IDLE_SECONDS", "a whole number of seconds", "300"),
+    ("CACHE_ENTRIES", "a whole number of entries, or 0 to keep nothing", "10000"),
     ("CONCURRENCY", "a whole number above 0", "4"),
     ("BATCH_MAX", "a whole number above 0", "256"),
     ("OUTCRY_ENV", "development or production", "development"),

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::{
     Caller, Error, Result, Timestamp, Trace,
     bus::{Backlog, Bus},
+    cache::{Cache, Cached},
     error::Refused,
     function::Spec,
     metrics::{Counter, Delay, Waits},
@@ -41,6 +42,7 @@ pub struct Cx {
     pub(crate) emitted: Emitted,
     pub(crate) tally: Tally,
     pub(crate) waits: Waits,
+    pub(crate) cache: Option<Arc<Cache>>,
 }
 
 /// Whether the invocation only reads.
@@ -146,6 +148,20 @@ impl Cx {
             return Err(anyhow::anyhow!("{function} looks at the backlog but does not declare it").into());
         }
         self.bus()?.backlog::<C>(keys).await
+    }
+
+    /// What is kept in memory of something, loaded when it is not: never older than the newest change of `key` that this
+    /// process has heard of, and, with one nats-server, not older than any answer that its asker had before. What
+    /// depends on who asks or on the time is not kept but computed from it. Declared with
+    /// [`Function::caches`](crate::Function::caches).
+    ///
+    /// `key` is that of the domain's events and commands; a projection's keys are its own, and all of them change
+    /// with each batch.
+    pub fn cached<T: Send + Sync + 'static>(&self, key: Uuid) -> Result<Cached<T>> {
+        if !self.spec.caches {
+            return Err(anyhow::anyhow!("{} caches but does not declare it", self.spec.name).into());
+        }
+        Ok(Cached::find(self.cache.as_ref(), key))
     }
 
     /// Something made once at start; declared with [`Function::needs`](crate::Function::needs).

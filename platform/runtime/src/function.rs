@@ -115,6 +115,8 @@ pub struct Spec {
     pub asks: Vec<(&'static str, &'static str)>,
     /// Whether it may look at the commands that are stored and not decided.
     pub backlog: bool,
+    /// Whether it keeps in memory what it loads.
+    pub caches: bool,
     /// How many transactions of one replica run at once.
     pub lanes: usize,
     /// The most messages in one transaction.
@@ -179,6 +181,11 @@ impl Spec {
             }
             Wakes::Query | Wakes::Due(_) => None,
         }
+    }
+
+    /// Whether its commits change what others may read: a projection, or what it tells events of.
+    pub(crate) fn changes(&self) -> bool {
+        !self.emits.is_empty() || self.rebuild.is_some()
     }
 
     /// How many unacknowledged messages the durable consumer must allow, so that every lane can be
@@ -298,6 +305,7 @@ impl Function {
             times: Vec::new(),
             asks: Vec::new(),
             backlog: false,
+            caches: false,
             lanes,
             batch,
             rebuild: None,
@@ -369,6 +377,13 @@ impl Function {
     #[must_use]
     pub fn sees_backlog(self) -> Self {
         self.with(|spec| spec.backlog = true)
+    }
+
+    /// Of a query: declares that it keeps in memory what it loads, with [`Cx::cached`]; otherwise that breaks the
+    /// invocation. It hears what changes in its domain from those that commit.
+    #[must_use]
+    pub fn caches(self) -> Self {
+        self.with(|spec| spec.caches = true)
     }
 
     /// Declares something that is made once at start and read with [`Cx::resource`].

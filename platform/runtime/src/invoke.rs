@@ -22,6 +22,7 @@ use crate::{
     Caller, Cx, Error, Result, Timestamp, Trace, attempts,
     breaker::Breaker,
     bus::Bus,
+    cache::{self, Cache},
     config::Env,
     cx::{Emitted, Reading, Received, Resources, Savepoint},
     dead_letter,
@@ -35,7 +36,7 @@ use crate::{
     sender::Addressed,
     service::{Counts, Outcome},
     tally::{Tallies, Tally},
-    wire::{self, Answer, Command, Envelope, Query, header},
+    wire::{self, Answer, Command, Envelope, Outgoing, Query, header},
 };
 
 /// An attempt that takes longer is broken off, before the stream would deliver it again.
@@ -201,6 +202,7 @@ pub struct Host {
     pub(crate) breaker: Breaker,
     pub(crate) counts: Arc<Counts>,
     pub(crate) tallies: Tallies,
+    pub(crate) cache: Option<Arc<Cache>>,
     waits: Waits,
     resources: Arc<Resources>,
 }
@@ -214,7 +216,12 @@ impl Host {
         }
         // Without a bus nobody can ask what is counted.
         let metrics = bus.as_ref().map_or_else(|| Metrics::new(""), |bus| Arc::clone(&bus.metrics));
+        let cache = match function.spec.caches {
+            true => Cache::new(function.spec.name, env, &metrics)?,
+            false => None,
+        };
         Ok(Self {
+            cache,
             breaker: Breaker::default(),
             counts: metrics.counts(function.spec.name),
             tallies: Tallies::of(&function.spec, &metrics),
@@ -231,6 +238,7 @@ impl Host {
         // Nobody asks these.
         let metrics = Metrics::new("");
         Self {
+            cache: None,
             breaker: Breaker::default(),
             counts: metrics.counts(self.spec().name),
             tallies: Tallies::of(self.spec(), &metrics),
@@ -270,6 +278,24 @@ impl Host {
             emitted: Emitted::default(),
             tally: Tally::default(),
             waits: self.waits.clone(),
+            cache: self.cache.clone(),
+        }
+    }
+
+    /// Says what these messages and events may have changed. To be called after the commit, and before anybody is answered.
+    async fn say_changed(&self, members: &[Delivery], events: &[Outgoing]) {
+        let Some(bus) = self.bus.as_ref().filter(|_| self.spec().changes()) else { return };
+        let changes = match &self.spec().rebuild {
+            Some(_) => Some(cache::everything()),
+            None => {
+                // An answer that is given again, or that refuses, speaks of its key as well.
+                let subjects = members.iter().map(|member| &member.subject);
+                let subjects = subjects.chain(events.iter().map(|event| &event.subject));
+                cache::changes(subjects.filter_map(|subject| cache::key_of(subject)))
+            }
+        };
+        if let Some(changes) = changes {
+            bus.say_changed(self.spec().domain, changes).await;
         }
     }
 
@@ -546,8 +572,8 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("without a message")
 }
 
-/// Writes the events and commits; afterwards tells the relay.
-async fn commit(host: &Host, cx: &mut Cx, keep: impl Fn(usize) -> bool) -> Result<()> {
+/// Writes the events of messages and commits; afterwards tells those who keep what changed, and the relay.
+async fn commit(host: &Host, cx: &mut Cx, members: &[Delivery], keep: impl Fn(usize) -> bool) -> Result<()> {
     let events = cx.emitted.take(keep);
     if !events.is_empty() {
         outbox::store(cx.tx().await?, &events).await?;
@@ -556,6 +582,7 @@ async fn commit(host: &Host, cx: &mut Cx, keep: impl Fn(usize) -> bool) -> Resul
         tx.commit().await?;
     }
     host.tallies.add(std::mem::take(&mut cx.tally));
+    host.say_changed(members, &events).await;
     if let (false, Some(bus)) = (events.is_empty(), &host.bus) {
         bus.poke(host.spec().domain).await;
     }
@@ -746,7 +773,7 @@ impl<C: Command, H: HandleCommands<C>> Commands<C, H> {
         cx.savepoint = Savepoint::None;
         let stays =
             |index: usize| kept.contains(&index) || answers[index].as_ref().is_some_and(Answer::is_accepted);
-        commit(host, &mut cx, stays).await?;
+        commit(host, &mut cx, members, stays).await?;
 
         for (index, id, fingerprint) in repeated {
             if let Some((first, original)) = firsts.get(&id)
@@ -917,7 +944,7 @@ where
         if counted > 0 {
             self.handler.call(&mut cx, heard).await?;
         }
-        commit(host, &mut cx, |_| true).await?;
+        commit(host, &mut cx, members, |_| true).await?;
         host.tallies.heard(happened.into_iter(), ids.len() - counted);
         tracing::debug!(
             function = host.spec().name,
@@ -1044,7 +1071,7 @@ where
             let started = Instant::now();
             let mut cx = host.cx(None, Timestamp::now(), Trace::start());
             let done = self.handler.call(&mut cx, ()).await?;
-            commit(host, &mut cx, |_| true).await?;
+            commit(host, &mut cx, &[], |_| true).await?;
             if done > 0 {
                 tracing::info!(
                     function = host.spec().name,

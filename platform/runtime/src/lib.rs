@@ -11,12 +11,14 @@
 //! | what happens to a message, step by step | `invoke` |
 //! | pulls, acknowledgements, shutdown | `runner` |
 //! | subjects, headers, the event envelope | [`wire`] |
+//! | what queries keep in memory, and for how long | `cache` |
 //! | what is counted, and who is asked for it | [`metrics`] |
 //! | who may say and hear what on the bus | [`permissions`] |
 
 mod attempts;
 mod breaker;
 mod bus;
+mod cache;
 pub mod config;
 mod cx;
 pub mod database;
@@ -52,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     bus::{Backlog, Bus},
+    cache::Cached,
     config::{Config, Env},
     cx::{Cx, Received},
     error::{Error, Kind, OnConstraint, Refusal, Refused, Result},

@@ -93,6 +93,14 @@ impl Rights {
         if !spec.emits.is_empty() {
             rights.may_say(wire::poke_subject(domain));
         }
+        if spec.changes() {
+            rights.may_say(wire::changed_subject(domain));
+        }
+        if spec.caches {
+            rights.may_hear(wire::changed_subject(domain));
+            // A word of its own, to know that it hears.
+            rights.may_say(wire::changed_subject(domain));
+        }
         for (domain, query) in &spec.asks {
             rights.may_say(wire::query_subject(domain, query));
         }
@@ -130,6 +138,7 @@ impl Rights {
             spec.emits.iter().for_each(|event| rights.may_say(format!("events.{event}.*")));
         }
         rights.may_hear(wire::poke_subject(domain));
+        rights.may_say(wire::changed_subject(domain));
         rights.may_answer(&format!("published.{domain}"), &name);
         // Whether the stream still holds what was noted as stored.
         rights.may_call(&format!("STREAM.INFO.{EVENTS}"));

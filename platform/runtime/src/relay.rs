@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Answer, Delivery, Trace,
     bus::{Bus, Extent, Session},
+    cache,
     metrics::{Metrics, SECONDS},
     outbox::{self, Row},
     service::{Counts, Service},
@@ -198,7 +199,13 @@ async fn run(
         let full = rows.len() == usize::try_from(ROUND)?;
         if !rows.is_empty() {
             let (started, events) = (Instant::now(), rows.iter().map(|row| row.events.len()).sum());
+            let subjects = rows.iter().flat_map(|row| &row.events).map(|event| &event.subject);
+            let changes = cache::changes(subjects.filter_map(|subject| cache::key_of(subject)));
             publish(connection, bus, rows, &mut progress).await?;
+            // Once more: who committed it may have died before saying so.
+            if let Some(changes) = changes {
+                bus.say_changed(domain, changes).await;
+            }
             counts.done(events, started.elapsed());
             told.published.observe(started.elapsed().as_secs_f64());
         }

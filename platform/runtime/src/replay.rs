@@ -42,7 +42,7 @@ use uuid::Uuid;
 use crate::{
     Answer, Cx, Delivery, Event, Host, Kind, Refused, Timestamp, Trace,
     bus::{Bus, Session},
-    dead_letter,
+    cache, dead_letter,
     error::{Outage, Result, is_outage},
     function::{Fact, Rebuild, Snapshot},
     invoke::Work,
@@ -606,6 +606,7 @@ impl<'a> Rebuilding<'a> {
         .await?;
         note_heard(tx, function, end.last).await?;
         commit(cx).await?;
+        self.bus.say_changed(self.live.spec().domain, cache::everything()).await;
         Ok(true)
     }
 

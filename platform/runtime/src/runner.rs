@@ -335,6 +335,10 @@ impl Puller {
 
 async fn queries(host: Arc<Host>, bus: &Bus, stop: &CancellationToken) -> anyhow::Result<()> {
     let spec = Arc::clone(host.spec());
+    let _hearing = match &host.cache {
+        Some(cache) => Some(cache.hear(bus, spec.domain).await?),
+        None => None,
+    };
     let subject = wire::query_subject(spec.domain, spec.name);
     let service = service(&host).answering(spec.name, subject, spec.lanes, move |request| {
         let host = Arc::clone(&host);

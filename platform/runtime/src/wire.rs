@@ -137,6 +137,12 @@ pub(crate) fn poke_subject(domain: &str) -> String {
     format!("poke.{domain}")
 }
 
+/// Where whatever commits a change in a domain says what changed: keys with spaces between them, or nothing when it may be
+/// anything. Heard by queries of the domain that keep something in memory.
+pub(crate) fn changed_subject(domain: &str) -> String {
+    format!("changed.{domain}")
+}
+
 /// Where the stream of events repeats what happens to one thing.
 pub(crate) fn live_subject(key: Uuid) -> String {
     format!("live.*.*.*.{key}")

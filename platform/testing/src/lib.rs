@@ -9,13 +9,15 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use platform::{
     Answer, Bus, Caller, Command, Config, Delivery, Env, Error, Event, Function, Host, Query, Result, Role,
-    Timestamp, UserId, Verdict, database::Database, provision::Definitions, wire::header,
+    Timestamp, Trace, UserId, Verdict, database::Database, provision::Definitions, wire::header,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgConnectOptions};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// The Postgres of this test process: started once, gone with the process.
@@ -228,6 +230,42 @@ impl Harness {
     pub fn host(&self, function: &Function) -> Host {
         Host::new(function.clone(), self.pool.clone(), self.bus.clone(), &self.env)
             .unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// Serves the function on the bus, from when this returns until the test ends.
+    pub async fn serve(&self, function: &Function) {
+        let (host, bus, name) = (self.host(function), self.bus(), function.spec().name);
+        tokio::spawn(platform::serve(host, bus.clone(), CancellationToken::new()));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !bus.is_serving(name, Duration::from_millis(100)).await {
+            assert!(Instant::now() < deadline, "{name} does not answer");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Asks a query that is served until its answer came from memory: from now on what it loads is kept.
+    pub async fn kept<Q: Query>(&self, query: &Q) -> Q::Reply {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let hits = || {
+            let told = exposition::Told::read(&self.bus().metrics().tell());
+            told.value("cache_lookups_total", &[("fn", Q::FUNCTION), ("result", "hit")])
+        };
+        let before = hits();
+        loop {
+            let answer = self.served(query).await;
+            if hits() > before {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "{} keeps nothing", Q::FUNCTION);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Asks a query that is served.
+    pub async fn served<Q: Query>(&self, query: &Q) -> Q::Reply {
+        let answer = self.bus().ask(query, self.caller, &Trace::start()).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{error}"));
+        answer.parse().unwrap_or_else(|error| panic!("{}: {error}", Q::FUNCTION))
     }
 
     /// Sends a command and returns what its caller would get.

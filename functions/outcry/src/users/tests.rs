@@ -138,6 +138,7 @@ fn sayings(specs: &[&Spec]) -> Vec<(String, Vec<String>)> {
             said.push((format!("events.{event}.x"), one(&format!("{domain}-relay"))));
             said.push((format!("live.{event}.x"), Vec::new()));
         }
+        said.push((format!("changed.{domain}.x"), Vec::new()));
         if let Some(rebuild) = &spec.rebuild {
             let reader = format!("CONSUMER.CREATE.EVENTS.rebuild-{name}");
             said.push((format!("$JS.API.{reader}"), one(name)));
@@ -185,8 +186,17 @@ fn sayings(specs: &[&Spec]) -> Vec<(String, Vec<String>)> {
         said.push((forged.to_owned(), Vec::new()));
     }
     said.push(("qry.identity.find-user".to_owned(), one("edge")));
+    said.push(("changed.stats".to_owned(), ["update-stats", "get-leaderboard"].map(str::to_owned).to_vec()));
+    said.push(("changed.auctions".to_owned(), those_of_auctions(specs)));
     said.push(("$SRV.METRICS".to_owned(), one("edge")));
     said
+}
+
+/// Who changes items or says so: those that say something, their relay, and who keeps items in memory.
+fn those_of_auctions(specs: &[&Spec]) -> Vec<String> {
+    let saying = specs.iter().filter(|spec| spec.domain == "auctions" && !spec.emits.is_empty());
+    let saying = saying.map(|spec| spec.name.to_owned());
+    saying.chain(["auctions-relay", "get-item"].map(str::to_owned)).collect()
 }
 
 /// The same of what could be heard.
@@ -232,6 +242,9 @@ fn hearings(specs: &[&Spec]) -> Vec<(String, Vec<String>)> {
     heard.push(("reply.*.x.*".to_owned(), one("edge")));
     heard.push(("live.*.*.*.x".to_owned(), one("edge")));
     heard.push(("poke.auctions".to_owned(), one("auctions-relay")));
+    heard.push(("changed.auctions".to_owned(), one("get-item")));
+    heard.push(("changed.stats".to_owned(), one("get-leaderboard")));
+    heard.push(("changed.*".to_owned(), Vec::new()));
     heard.push(("published.auctions auctions-relay".to_owned(), one("auctions-relay")));
     heard
 }
