@@ -4,10 +4,11 @@
 //! query that keeps something hears that over the connection on which its questions come. One nats-server hands
 //! both on in order, so a question of somebody who was answered comes behind the change of which the answer spoke: it
 //! is enough to hear, before anything kept is shown, what has arrived until then. The relay of the domain says it once
-//! more when the events are in their stream, for a process that was killed between its commit and its word.
+//! more before it publishes the events, for a process that was killed between its commit and its word.
 //!
 //! So what is shown is never older than the newest change that this process has heard of, and with one nats-server
-//! never older than an answer that its asker had before. Where that cannot be known, nothing is kept: until a word
+//! never older than an answer or an event that its asker had before. (Several servers may hand a question on before a
+//! change that was said a moment earlier elsewhere.) Where that cannot be known, nothing is kept: until a word
 //! of its own has come back over the connection that stands, and from the moment on that this connection is gone.
 //! Should a word be lost all the same, what is kept is a few seconds old at most.
 //!

@@ -201,11 +201,12 @@ async fn run(
             let (started, events) = (Instant::now(), rows.iter().map(|row| row.events.len()).sum());
             let subjects = rows.iter().flat_map(|row| &row.events).map(|event| &event.subject);
             let changes = cache::changes(subjects.filter_map(|subject| cache::key_of(subject)));
-            publish(connection, bus, rows, &mut progress).await?;
-            // Once more: who committed it may have died before saying so.
+            // Once more: who committed it may have died before saying so. First, so that nobody hears of an event
+            // and is then shown what was before it.
             if let Some(changes) = changes {
                 bus.say_changed(domain, changes).await;
             }
+            publish(connection, bus, rows, &mut progress).await?;
             counts.done(events, started.elapsed());
             told.published.observe(started.elapsed().as_secs_f64());
         }

@@ -13,8 +13,8 @@ use std::{
 use futures_util::future::join_all;
 use garde::Validate;
 use platform::{
-    Bus, Command, Cx, Event, Function, Kind, Message, Query, Refused, Request, Result, Sender, Sent, Trace,
-    Verdict, provision::Definitions, relay,
+    Bus, Command, Cx, Error, Event, Function, Kind, Message, Query, Refused, Request, Result, Sender, Sent,
+    Trace, Verdict, provision::Definitions, relay,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -99,11 +99,12 @@ async fn load(cx: &mut Cx, key: Uuid) -> Result<i64> {
     total.ok_or_else(|| Refused::new(Kind::NotFound, "NOT_FOUND", "nothing was added").into())
 }
 
+async fn show_it(cx: &mut Cx, Show { key }: Show) -> Result<i64> {
+    Ok(*cx.cached(key)?.or_load(load(cx, key)).await?)
+}
+
 fn show() -> Function {
-    async fn show(cx: &mut Cx, Show { key }: Show) -> Result<i64> {
-        Ok(*cx.cached(key)?.or_load(load(cx, key)).await?)
-    }
-    Function::query(show).caches()
+    Function::query(show_it).caches()
 }
 
 /// A function that keeps what it loads, on a connection of its own.
@@ -397,4 +398,48 @@ fn deaf() -> local::Nats {
     let file = folder.path().join("deaf.conf");
     std::fs::write(&file, std::fs::read_to_string(settings).unwrap() + rights).unwrap();
     local::Nats::throwaway(&file, &|_| {}).unwrap()
+}
+
+/// More than a task may take from its queues in one go.
+#[tokio::test]
+async fn all_that_has_arrived_is_heard_however_much_it_is() {
+    let stage = Stage::start().await;
+    let client = async_nats::connect(stage.nats.url()).await.unwrap();
+    let key = Uuid::new_v4();
+    for total in 1..20 {
+        stage.set(key, total).await;
+        for _ in 0..3_000 {
+            client.publish("changed.tests", Uuid::new_v4().to_string().into()).await.unwrap();
+        }
+        client.publish("changed.tests", key.to_string().into()).await.unwrap();
+        let question = json!({ "key": key }).to_string();
+        let shown = client.request("qry.tests.show", question.into()).await.unwrap();
+        assert_eq!(shown.payload, total.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_word_that_cannot_be_read_may_mean_anything() {
+    let stage = Stage::start().await;
+    let client = async_nats::connect(stage.nats.url()).await.unwrap();
+    let key = Uuid::new_v4();
+    for (total, said) in [(1, ""), (2, "nonsense"), (3, &format!("{}  {}", Uuid::new_v4(), Uuid::new_v4()))] {
+        stage.set(key, total).await;
+        client.publish("changed.tests", said.to_owned().into()).await.unwrap();
+        let question = json!({ "key": key }).to_string();
+        let shown = client.request("qry.tests.show", question.into()).await.unwrap();
+        assert_eq!(shown.payload, total.to_string());
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_declare_it_keeps_nothing() {
+    let app = Harness::start(test_database()).await;
+    let key = Uuid::new_v4();
+    set(app.pool(), key, 1).await;
+
+    let broken = app.ask(&Function::query(show_it), &Show { key }).await.unwrap_err();
+
+    assert!(matches!(broken, Error::Broken(_)), "{broken}");
+    assert_eq!(app.ask(&show(), &Show { key }).await.unwrap(), 1);
 }

@@ -16,11 +16,13 @@
 //! | the table and the JSON | `report` |
 //! | many items that end at once | `hammer` |
 //! | many who watch | `watchers` |
+//! | many who look, with memory and without | `looks` |
 
 mod cpu;
 mod echo;
 mod hammer;
 mod load;
+mod looks;
 mod market;
 mod offers;
 mod pace;
@@ -37,6 +39,7 @@ use platform::{Config, Env, Function, Message};
 pub use self::{
     cpu::Cpu,
     hammer::{Hammered, run as hammer},
+    looks::{Looked, Looks, run as looks},
     report::{Audit, Machine, Report, Row, Scenario},
     watchers::{Watched, run as watchers},
 };

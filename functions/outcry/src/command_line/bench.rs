@@ -59,6 +59,10 @@ pub(crate) struct Bench {
     /// Open so many live views instead, and see how long a bid takes to reach all of them.
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["hammer", "split", "one_at_a_time", "echo"])]
     watchers: Option<usize>,
+    /// Look at the items and at the leaderboard instead while `--rate` bids a second arrive (100), on a platform as it is and
+    /// on one that keeps nothing in memory.
+    #[arg(long, conflicts_with_all = ["url", "hammer", "watchers", "split", "one_at_a_time", "echo"])]
+    looks: bool,
     /// Write the report as JSON, too; `-` for standard output.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -67,7 +71,7 @@ pub(crate) struct Bench {
 impl Bench {
     fn plan(&self) -> anyhow::Result<Plan> {
         let asked = [
-            (self.bids || self.hammer.is_some() || self.watchers.is_some(), Scenario::Bids),
+            (self.bids || self.looks || self.hammer.is_some() || self.watchers.is_some(), Scenario::Bids),
             (self.split, Scenario::Split),
             (self.one_at_a_time, Scenario::OneAtATime),
             (self.echo, Scenario::Echo),
@@ -99,6 +103,10 @@ pub(crate) async fn run(bench: Bench) -> anyhow::Result<()> {
     let (signal, show) = (platform::stop_on_signal(), Show { step: tell, beat });
     let measured = async {
         Ok::<_, anyhow::Error>(match (bench.hammer, bench.watchers) {
+            _ if bench.looks => {
+                let looked = bench::looks(&env, &plan, show).await?;
+                (looked.to_string(), serde_json::to_string_pretty(&looked)?, looked.passed())
+            }
             (_, Some(count)) => {
                 let watched = bench::watchers(&env, &plan, count, show).await?;
                 (watched.to_string(), serde_json::to_string_pretty(&watched)?, watched.passed())

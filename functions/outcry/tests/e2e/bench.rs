@@ -69,6 +69,23 @@ fn a_bench_of_watchers_finds_that_all_of_them_heard() {
 }
 
 #[test]
+fn a_bench_of_looks_finds_nothing_older_than_what_was_answered() {
+    story(async {
+        let _alone = alone().await;
+        let plan = Plan { items: vec![1, 5], rate: Some(50.0), ..plan(&[Scenario::Bids], None) };
+
+        let looked = bench::looks(&Env::default(), &plan, UNSEEN).await.unwrap();
+
+        assert!(looked.passed(), "{looked}");
+        assert_eq!(looked.things.len(), 3);
+        for thing in &looked.things {
+            assert!(thing.kept.bids > 0 && thing.asked.bids > 0, "{looked}");
+            assert!(thing.kept.from_memory > 0.5 && thing.asked.from_memory == 0.0, "{looked}");
+        }
+    });
+}
+
+#[test]
 fn a_bench_with_a_rate_sends_that_many_and_no_more() {
     story(async {
         let plan = Plan { rate: Some(40.0), seconds: 2, ..plan(&[Scenario::Bids], Some(&SHARED)) };
