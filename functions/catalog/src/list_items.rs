@@ -9,16 +9,18 @@ use contracts::{
 };
 use platform::{Cx, Function, Refused, Result};
 use serde::de::DeserializeOwned;
-use sqlx::{PgConnection, types::Json};
+use sqlx::{AssertSqlSafe, Execute, PgConnection, Postgres, types::Json};
 use uuid::Uuid;
 
 use crate::{facets, words};
 
-/// How far members are counted: an exact number of many is worth less than it costs.
-pub(crate) const MOST_COUNTED: i64 = 10_000;
-/// So many are collected and sorted. Among more a page is found by walking through all items in the
-/// order that is wanted; where few match, that would be a walk to the end.
-const FEW: i64 = 1_000;
+/// So many are collected, counted and sorted. Among more a page is found by walking through all items in the order that
+/// is wanted; where few match, that would be a walk to the end. An exact number of many is worth less than it costs.
+pub(crate) const MOST_COUNTED: i64 = 1_000;
+/// Words that more items have are common: the index would tell all of them before the first is looked at.
+const COMMON: f64 = 40_000.0;
+/// In so many items that all else keeps, common words are looked for.
+const MOST_READ: i64 = 10_000;
 
 /// Queries of [`ListItems`].
 pub fn function() -> Function {
@@ -29,13 +31,10 @@ async fn list_items(cx: &mut Cx, query: ListItems) -> Result<Listing> {
     let now = cx.now();
     let filter = Filter::of(&query, now);
     let tx = cx.tx().await?;
-    // The pool plans a statement once for all values. Here the values decide which index serves: with
-    // them the planner drops the filters that are not wanted. It stays set on the connection, where
-    // the upserts of `update-catalog` do not mind.
-    sqlx::raw_sql("set plan_cache_mode = force_custom_plan").execute(&mut *tx).await?;
-    let Matches { counted, few } = count(tx, &filter).await?;
-    let mut rows = rows(tx, &query, &filter, few.as_deref()).await?;
-    let facets = if query.facets { Some(facets::count(tx, &query, now).await?) } else { None };
+    plan_for_values(tx).await?;
+    let found = find(tx, &filter).await?;
+    let mut rows = rows(tx, &query, &filter, found.few()).await?;
+    let facets = if query.facets { Some(facets::count(tx, &query, &found, now).await?) } else { None };
 
     let limit = usize::try_from(query.page.limit).unwrap_or(usize::MAX);
     let has_more = rows.len() > limit;
@@ -45,8 +44,8 @@ async fn list_items(cx: &mut Cx, query: ListItems) -> Result<Listing> {
         _ => None,
     };
     let page_info = PageInfo {
-        total: u64::try_from(counted.min(MOST_COUNTED)).unwrap_or_default(),
-        total_is_capped: counted > MOST_COUNTED,
+        total: u64::try_from(found.ids.len()).unwrap_or_default(),
+        total_is_capped: !found.complete,
         limit: query.page.limit,
         offset: query.page.offset,
         has_more,
@@ -56,7 +55,23 @@ async fn list_items(cx: &mut Cx, query: ListItems) -> Result<Listing> {
     Ok(Listing { data, page_info, facets })
 }
 
+/// Lets Postgres plan each statement for its values, and expect what reading costs here. It stays set on the connection,
+/// where the upserts of `update-catalog` do not mind.
+async fn plan_for_values(tx: &mut PgConnection) -> Result<()> {
+    // The pool plans a statement once for all values. Here the values decide which index serves: with them the planner
+    // drops the filters that are not wanted. What is read is in memory, most of it; and to bring two tables together by
+    // other means than looking rows up, one of them would be read to its end.
+    sqlx::raw_sql(
+        "set plan_cache_mode = force_custom_plan; set random_page_cost = 1.1;
+        set enable_hashjoin = off; set enable_mergejoin = off",
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// What is wanted, as the statements take it.
+#[derive(Clone)]
 pub(crate) struct Filter {
     pub(crate) q: Option<String>,
     pub(crate) category_id: Option<i64>,
@@ -86,25 +101,28 @@ impl Filter {
     }
 }
 
-/// A query that keeps the items that `$filter` lets through. Its own values are `$10` and the following.
+/// A query that keeps the items that `$filter` lets through. Its own values are `$10` and the following. What is filtered
+/// by stands in both tables: `fact` is the one of which the query wants it.
 macro_rules! over_items {
-    ($query:ident!($($row:ident,)? $head:literal, $tail:literal), $filter:ident, $($value:expr),+) => {
+    ($query:ident!($($row:ident,)? $head:literal $(+ $more:literal)*, $tail:literal $(+ $end:literal)*), $filter:ident, $($value:expr),+) => {
         sqlx::$query!(
             $($row,)?
             $head
+            $(+ $more)*
             + r#" where ($1::text is null or words @@ websearch_to_tsquery('simple', $1))
-                and ($2::bigint is null or category_id = $2)
-                and ($3::uuid is null or seller_id = $3)
+                and ($2::bigint is null or fact.category_id = $2)
+                and ($3::uuid is null or fact.seller_id = $3)
                 and ($4::text is null
-                    or $4 = 'scheduled' and outcome is null and starts_at > $8
-                    or $4 = 'open' and outcome is null and starts_at <= $8
-                    or $4 in ('sold', 'unsold', 'cancelled') and outcome = $4)
+                    or $4 = 'scheduled' and fact.outcome is null and fact.starts_at > $8
+                    or $4 = 'open' and fact.outcome is null and fact.starts_at <= $8
+                    or $4 in ('sold', 'unsold', 'cancelled') and fact.outcome = $4)
                 and ($5::text is null or price >= $5::numeric)
                 and ($6::text is null or price <= $6::numeric)
-                and ($7::timestamptz is null or ends_at < $7)
-                and outcome is distinct from 'deleted'
-                and (not $9::boolean or outcome is null and ends_at > $8::timestamptz) "#
-            + $tail,
+                and ($7::timestamptz is null or fact.ends_at < $7)
+                and fact.starts_at is not null and fact.outcome is distinct from 'deleted'
+                and (not $9::boolean or fact.outcome is null and fact.ends_at > $8::timestamptz) "#
+            + $tail
+            $(+ $end)*,
             $filter.q,
             $filter.category_id,
             $filter.seller_id,
@@ -119,25 +137,26 @@ macro_rules! over_items {
     };
 }
 
-pub(crate) use over_items;
-
 /// A page's rows, and one more if there is one. `$10` is the sort key after which it starts, `$11` the
 /// id. When the ids are known, in `$14`, the order is one that no index has, and so is the place where it starts: else an
 /// index of the order would be walked for them, among a million items for seconds.
 macro_rules! page {
-    ($query:ident, $filter:ident, $few:ident, $key:ident, $id:ident, $tail:literal) => {
+    ($query:ident, $filter:ident, $few:ident, $key:ident, $id:ident, $tables:literal, $tail:literal) => {
         over_items!(
             query_as!(
                 Row,
-                r#"select id, item_version, seller_id, name, description, category_id,
+                r#"select id, item_version, fact.seller_id as "seller_id!", name, description, fact.category_id,
                     image_urls as "image_urls: Json<Vec<String>>", currency, start_price::text as "start_price!",
                     -- The step at the price of the bid that was heard last.
                     (case when seq > 0 then min_next_bid - price else bid_increment end)::text as "bid_increment!",
-                    increment_policy, buy_now_price::text, outcome, starts_at, ends_at,
+                    increment_policy, buy_now_price::text, fact.outcome, fact.starts_at as "starts_at!",
+                    fact.ends_at as "ends_at!",
                     extension_window_seconds, extension_seconds, winner_id, final_price::text, closed_at,
                     created_at, seq, leader_id, price::text as "price!", min_next_bid::text as "min_next_bid!",
                     reserve_met, greatest(created_at, placed_at, closed_at) as "updated_at!"
-                from items join prices on item_id = id and ($14::uuid[] is null or id = any($14))"#,
+                from "#
+                    + $tables
+                    + " on item_id = id and ($14::uuid[] is null or id = any($14))",
                 $tail
             ),
             $filter,
@@ -166,6 +185,7 @@ async fn rows(
                 few,
                 created_at,
                 id,
+                "items fact join prices",
                 "and ($10::timestamptz is null or (case when $14 is null then created_at else created_at + interval '0' end, id) < ($10, $11))
                 order by case when $14 is null then created_at else created_at + interval '0' end desc, id desc
                 limit $12 offset $13"
@@ -181,8 +201,9 @@ async fn rows(
                 few,
                 ends_at,
                 id,
-                "and ($10::timestamptz is null or (case when $14 is null then ends_at else ends_at + interval '0' end, id) > ($10, $11))
-                order by case when $14 is null then ends_at else ends_at + interval '0' end, id
+                "items fact join prices",
+                "and ($10::timestamptz is null or (case when $14 is null then fact.ends_at else fact.ends_at + interval '0' end, id) > ($10, $11))
+                order by case when $14 is null then fact.ends_at else fact.ends_at + interval '0' end, id
                 limit $12 offset $13"
             )
             .fetch_all(tx)
@@ -196,8 +217,9 @@ async fn rows(
                 few,
                 price,
                 id,
-                "and ($10::text is null or (case when $14 is null then prices.price else prices.price + 0 end, item_id) > ($10::numeric, $11))
-                order by case when $14 is null then prices.price else prices.price + 0 end, item_id
+                "prices fact join items",
+                "and ($10::text is null or (case when $14 is null then price else price + 0 end, item_id) > ($10::numeric, $11))
+                order by case when $14 is null then price else price + 0 end, item_id
                 limit $12 offset $13"
             )
             .fetch_all(tx)
@@ -211,8 +233,9 @@ async fn rows(
                 few,
                 price,
                 id,
-                "and ($10::text is null or (case when $14 is null then prices.price else prices.price + 0 end, item_id) < ($10::numeric, $11))
-                order by case when $14 is null then prices.price else prices.price + 0 end desc, item_id desc
+                "prices fact join items",
+                "and ($10::text is null or (case when $14 is null then price else price + 0 end, item_id) < ($10::numeric, $11))
+                order by case when $14 is null then price else price + 0 end desc, item_id desc
                 limit $12 offset $13"
             )
             .fetch_all(tx)
@@ -226,6 +249,7 @@ async fn rows(
                 few,
                 seq,
                 id,
+                "prices fact join items",
                 "and ($10::bigint is null or (case when $14 is null then seq else seq + 0 end, item_id) < ($10, $11))
                 order by case when $14 is null then seq else seq + 0 end desc, item_id desc
                 limit $12 offset $13"
@@ -248,28 +272,140 @@ fn after_price(query: &ListItems) -> Result<(Option<String>, Option<Uuid>), Refu
     Ok((price.map(|price| price.to_string()), id))
 }
 
-/// What the filter keeps.
-struct Matches {
-    /// How many, up to one more than are counted.
-    counted: i64,
-    /// Which, when there are few.
-    few: Option<Vec<Uuid>>,
+/// What a filter keeps.
+pub(crate) struct Found {
+    /// The items, as far as they were collected: [`MOST_COUNTED`] at most.
+    pub(crate) ids: Vec<Uuid>,
+    /// Those are all.
+    pub(crate) complete: bool,
 }
 
-async fn count(tx: &mut PgConnection, filter: &Filter) -> Result<Matches> {
-    let matches = over_items!(
-        // Every item has a price: where none is asked for, the planner leaves them out.
-        query_as!(
-            Matches,
-            r#"select count(*) as "counted!", case when count(*) <= $11 then coalesce(array_agg(id), '{}') end as few
-            from (select id from items left join prices on item_id = id"#,
-            "limit $10) as kept"
-        ),
-        filter,
-        MOST_COUNTED + 1,
-        FEW
-    );
-    Ok(matches.fetch_one(tx).await?)
+impl Found {
+    /// Which items there are, when it is known.
+    fn few(&self) -> Option<&[Uuid]> {
+        self.complete.then_some(&self.ids)
+    }
+}
+
+/// Collects from one table or the other: every item has a row in both, and where nothing is asked of the second, the
+/// planner leaves it out.
+macro_rules! found {
+    ($filter:ident, $from:literal) => {
+        over_items!(
+            query_as!(
+                Found,
+                r#"select coalesce((array_agg(id))[:$10::int], '{}') as "ids!", count(*) <= $10 as "complete!" from ("#
+                    + $from,
+                "limit $10::bigint + 1) as kept"
+            ),
+            $filter,
+            MOST_COUNTED
+        )
+    };
+}
+
+macro_rules! found_by_item {
+    ($filter:ident) => {
+        found!($filter, "select id from items fact left join prices on item_id = id")
+    };
+}
+
+macro_rules! found_by_price {
+    ($filter:ident) => {
+        found!($filter, "select item_id as id from prices fact left join items on id = item_id")
+    };
+}
+
+/// Looks for words, which `$filter` leaves out, in some of the items that it keeps.
+macro_rules! read {
+    ($filter:ident, $words:ident, $from:literal, $order:literal) => {
+        over_items!(
+            query_as!(
+                Found,
+                "with candidate as materialized (" + $from,
+                $order
+                    + r#" limit $11)
+                -- How many have been read is asked only when there are no more to read.
+                select coalesce((array_agg(id))[:$10::int], '{}') as "ids!",
+                    case when count(*) <= $10 then (select count(*) from candidate) < $11 else false end as "complete!"
+                from (
+                    select candidate.id from candidate join items on items.id = candidate.id
+                    where words @@ websearch_to_tsquery('simple', $12) limit $10::bigint + 1
+                ) as kept"#
+            ),
+            $filter,
+            MOST_COUNTED,
+            MOST_READ,
+            $words
+        )
+    };
+}
+
+macro_rules! read_by_item {
+    ($filter:ident, $words:ident) => {
+        read!(
+            $filter,
+            $words,
+            "select id from items fact left join prices on item_id = id",
+            "order by created_at desc, id desc"
+        )
+    };
+}
+
+macro_rules! read_by_price {
+    ($filter:ident, $words:ident) => {
+        // Without words nothing is asked of items but their version, which all have.
+        read!(
+            $filter,
+            $words,
+            "select item_id as id from prices fact left join items on id = item_id",
+            "order by price, item_id"
+        )
+    };
+}
+
+/// Collects what the filter keeps, with no more work than a page may cost: not all when there are many, or when common words
+/// are in too few of the items that were read.
+pub(crate) async fn find(tx: &mut PgConnection, filter: &Filter) -> Result<Found> {
+    let priced = filter.min_price.is_some() || filter.max_price.is_some();
+    if let Some(words) = filter.q.as_deref()
+        && are_common(tx, words).await?
+    {
+        let others = &Filter { q: None, ..filter.clone() };
+        // No index has both words and prices, so one table is read first: that with which Postgres itself expects less work.
+        if priced
+            && cost(tx, read_by_price!(others, words)).await? < cost(tx, read_by_item!(others, words)).await?
+        {
+            return Ok(read_by_price!(others, words).fetch_one(tx).await?);
+        }
+        return Ok(read_by_item!(others, words).fetch_one(tx).await?);
+    }
+    if priced && cost(tx, found_by_price!(filter)).await? < cost(tx, found_by_item!(filter)).await? {
+        return Ok(found_by_price!(filter).fetch_one(tx).await?);
+    }
+    Ok(found_by_item!(filter).fetch_one(tx).await?)
+}
+
+async fn are_common(tx: &mut PgConnection, words: &str) -> Result<bool> {
+    let items = sqlx::query!("select id from items where words @@ websearch_to_tsquery('simple', $1)", words);
+    Ok(expected(tx, items).await?["Plan Rows"].as_f64().is_some_and(|rows| rows > COMMON))
+}
+
+async fn cost<'q>(tx: &mut PgConnection, statement: impl Execute<'q, Postgres>) -> Result<f64> {
+    let cost = expected(tx, statement).await?["Total Cost"].as_f64();
+    Ok(cost.ok_or_else(|| anyhow::anyhow!("a plan without a cost"))?)
+}
+
+/// What the planner expects of a statement, which is not run.
+async fn expected<'q>(
+    tx: &mut PgConnection,
+    mut statement: impl Execute<'q, Postgres>,
+) -> Result<serde_json::Value> {
+    let values = statement.take_arguments().map_err(sqlx::Error::Encode)?.unwrap_or_default();
+    // The text is our own; what comes from outside is in the values.
+    let explain = AssertSqlSafe(format!("explain (format json) {}", statement.sql().as_str()));
+    let mut plan: Json<serde_json::Value> = sqlx::query_scalar_with(explain, values).fetch_one(tx).await?;
+    Ok(plan[0]["Plan"].take())
 }
 
 struct Row {
@@ -475,7 +611,7 @@ mod tests {
     #[tokio::test]
     async fn pages_among_many_items_are_in_order_and_complete() {
         let app = Harness::start(crate::database()).await;
-        let many = u32::try_from(FEW).unwrap() + 25;
+        let many = u32::try_from(MOST_COUNTED).unwrap() + 25;
         ties(&app, many).await;
         for sort in SORTS {
             let walked = walk(&app, sort, 100).await;
@@ -796,7 +932,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_are_counted_to_ten_thousand() {
+    async fn many_are_counted_to_a_thousand() {
         let app = Harness::start(crate::database()).await;
         offer(&app, &[lamp(1), ItemState { category_id: Some(7), ..lamp(2) }]).await;
         let copies = "with copy as (
@@ -804,9 +940,10 @@ mod tests {
                     bid_increment, starts_at, ends_at, extension_window_seconds, extension_seconds, created_at, words)
                 select gen_random_uuid(), item_version, seller_id, name, description, image_urls, currency, start_price,
                     bid_increment, starts_at, ends_at, extension_window_seconds, extension_seconds, created_at, words
-                from items, generate_series(1, 9998) where category_id is null returning id
+                from items, generate_series(1, 998) where category_id is null returning id
             )
-            insert into prices select id, 0, null, 10, 10, false, null from copy";
+            insert into prices (item_id, seq, price, min_next_bid, reserve_met, starts_at, ends_at)
+            select id, 0, 10, 10, false, now(), now() from copy";
         sqlx::query(copies).execute(app.pool()).await.unwrap();
 
         let exact = page(&app, &ListItems::default()).await.page_info;
@@ -815,11 +952,11 @@ mod tests {
         let few = page(&app, &read(json!({ "category_id": 7 }))).await.page_info;
         let facets = page(&app, &read(json!({ "facets": true }))).await.facets.unwrap();
 
-        assert_eq!((exact.total, exact.total_is_capped, exact.has_more), (10_000, false, true));
-        assert_eq!((capped.total, capped.total_is_capped), (10_000, true));
+        assert_eq!((exact.total, exact.total_is_capped, exact.has_more), (1_000, false, true));
+        assert_eq!((capped.total, capped.total_is_capped), (1_000, true));
         assert_eq!((few.total, few.total_is_capped), (1, false));
-        // Three without a category and 9,998 copies of the first: one more than are counted.
-        assert_eq!((facets.status_is_capped, facets.category_is_capped), (true, false));
+        // Three without a category and 998 copies of the first: one more than are counted.
+        assert_eq!((facets.status_is_capped, facets.category_is_capped), (true, true));
         assert_eq!(facets.category, [CategoryCount { id: 7, count: 1 }]);
         assert_eq!(json!(capped)["total_is_capped"], true);
         assert_eq!(json!(few).get("total_is_capped"), None);

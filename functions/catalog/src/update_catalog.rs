@@ -64,10 +64,15 @@ async fn update_catalog(cx: &mut Cx, events: Vec<Received<Heard>>) -> Result<()>
     }
     // Without a bid an item stands at its start price.
     let unpriced: Vec<Uuid> = items.keys().filter(|id| !bids.contains_key(id)).map(|id| id.0).collect();
+    let offered: Vec<Uuid> = items.keys().map(|id| id.0).collect();
     if !items.is_empty() {
         write_items(cx.tx().await?, items).await?;
     }
-    write_prices(cx.tx().await?, bids, &unpriced).await
+    write_prices(cx.tx().await?, bids, &unpriced).await?;
+    if !offered.is_empty() {
+        write_facts(cx.tx().await?, &offered).await?;
+    }
+    Ok(())
 }
 
 /// What is known of an item.
@@ -250,18 +255,22 @@ async fn write_prices(
     }
     sqlx::query!(
         r#"
-        insert into prices (item_id, seq, leader_id, price, min_next_bid, reserve_met, placed_at)
-        select item_id, seq, leader_id, price::numeric, min_next_bid::numeric, reserve_met, placed_at
+        insert into prices (item_id, seq, leader_id, price, min_next_bid, reserve_met, placed_at, outcome, starts_at,
+            ends_at, category_id, seller_id)
+        select item_id, seq, leader_id, price::numeric, min_next_bid::numeric, reserve_met, placed_at, null, null, null,
+            null, null
         from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::boolean[], $7::timestamptz[])
             as bid (item_id, seq, leader_id, price, min_next_bid, reserve_met, placed_at)
         union all
-        select id, 0, null, start_price, start_price, false, null from items where id = any($8)
+        select id, 0, null, start_price, start_price, false, null, outcome, starts_at, ends_at, category_id, seller_id
+        from items where id = any($8)
         order by item_id
         on conflict (item_id) do update set
             seq = excluded.seq, leader_id = excluded.leader_id, price = excluded.price,
             min_next_bid = excluded.min_next_bid, reserve_met = excluded.reserve_met,
             placed_at = excluded.placed_at
-        where prices.seq < excluded.seq or (prices.seq, excluded.seq) = (0, 0)
+        where prices.seq < excluded.seq
+            or (prices.seq, excluded.seq) = (0, 0) and prices.price <> excluded.price
         "#,
         &rows.ids,
         &rows.seqs,
@@ -271,6 +280,23 @@ async fn write_prices(
         &rows.reserves_met,
         &rows.placed as &[Timestamp],
         unpriced,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Copies what items are filtered by beside their prices, where it is not what stands there. Their rows in both tables were
+/// written before, so that they are locked and no batch that writes them at once comes between.
+async fn write_facts(tx: &mut PgConnection, offered: &[Uuid]) -> Result<()> {
+    sqlx::query!(
+        "update prices set outcome = items.outcome, starts_at = items.starts_at, ends_at = items.ends_at,
+            category_id = items.category_id, seller_id = items.seller_id
+        from items
+        where id = any($1) and item_id = id
+            and (prices.outcome, prices.starts_at, prices.ends_at, prices.category_id, prices.seller_id)
+                is distinct from (items.outcome, items.starts_at, items.ends_at, items.category_id, items.seller_id)",
+        offered,
     )
     .execute(tx)
     .await?;

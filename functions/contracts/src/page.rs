@@ -72,7 +72,7 @@ pub struct Page<T> {
 pub struct PageInfo {
     /// How many members there are in all.
     pub total: u64,
-    /// There are more than `total`: they were not counted any further.
+    /// There may be more than `total`: they were not counted any further.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub total_is_capped: bool,
     /// As asked.
