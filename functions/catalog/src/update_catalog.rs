@@ -380,6 +380,7 @@ mod tests {
             }
 
             assert_eq!(all(&app).await, expected, "round {round}");
+            assert_facts(&app).await;
         }
     }
 
@@ -417,6 +418,47 @@ mod tests {
                 .unwrap();
             assert_eq!(kept, (String::new(), String::new()));
         }
+    }
+
+    /// Whether what an item is filtered by stands beside its price as it stands with the item.
+    async fn assert_facts(app: &Harness) {
+        let others: i64 = sqlx::query_scalar(
+            "select count(*) from items full join prices on item_id = id
+            where (prices.outcome, prices.starts_at, prices.ends_at, prices.category_id, prices.seller_id)
+                is distinct from (items.outcome, items.starts_at, items.ends_at, items.category_id, items.seller_id)",
+        )
+        .fetch_one(app.pool())
+        .await
+        .unwrap();
+        assert_eq!(others, 0);
+    }
+
+    #[tokio::test]
+    async fn what_an_item_is_filtered_by_follows_it_to_its_price() {
+        let app = Harness::start(crate::database()).await;
+        let item = ItemState { category_id: Some(7), ..lamp(1) };
+        let edited = ItemState { item_version: 2, category_id: None, ..item.clone() };
+        let priced = |category_id| ListItems {
+            category_id,
+            min_price: Some(amount("29.00")),
+            max_price: Some(amount("31.00")),
+            ..ListItems::default()
+        };
+
+        // The bid first: its item is not known, and not found.
+        hear(&app, &[told(&app, &bid(&item, 1, "30.00"))]).await;
+        assert!(find(&app, &priced(None)).await.is_empty());
+        hear(&app, &[told(&app, &ItemCreated(item.clone()))]).await;
+        assert_eq!(find(&app, &priced(Some(7))).await.len(), 1);
+        assert_facts(&app).await;
+        hear(&app, &[told(&app, &ItemUpdated(edited.clone())), told(&app, &bid(&item, 2, "30.50"))]).await;
+
+        assert!(find(&app, &priced(Some(7))).await.is_empty());
+        assert_eq!(find(&app, &priced(None)).await.len(), 1);
+        assert_facts(&app).await;
+        // What comes late changes nothing.
+        hear(&app, &[told(&app, &ItemCreated(item))]).await;
+        assert_facts(&app).await;
     }
 
     #[tokio::test]
