@@ -16,11 +16,11 @@ use crate::{facets, words};
 
 /// So many are collected, counted and sorted. Among more a page is found by walking through all items in the order that
 /// is wanted; where few match, that would be a walk to the end. An exact number of many is worth less than it costs.
-pub(crate) const MOST_COUNTED: i64 = 1_000;
-/// Words that more items have are common: the index would tell all of them before the first is looked at.
-const COMMON: f64 = 40_000.0;
-/// In so many items that all else keeps, common words are looked for.
+pub(crate) const MOST_COUNTED: i64 = 2_000;
+/// So many items are looked at, one by one, to see whether they have the words.
 const MOST_READ: i64 = 10_000;
+/// The index of words tells all that have them before the first is looked at: more than so many are too many.
+const MOST_TOLD: f64 = 100_000.0;
 
 /// Queries of [`ListItems`].
 pub fn function() -> Function {
@@ -369,7 +369,7 @@ macro_rules! read_by_price {
 pub(crate) async fn find(tx: &mut PgConnection, filter: &Filter) -> Result<Found> {
     let priced = filter.min_price.is_some() || filter.max_price.is_some();
     if let Some(words) = filter.q.as_deref()
-        && are_common(tx, words).await?
+        && are_common(tx, words, filter).await?
     {
         let others = &Filter { q: None, ..filter.clone() };
         // No index has both words and prices, so one table is read first: that with which Postgres itself expects less work.
@@ -386,9 +386,30 @@ pub(crate) async fn find(tx: &mut PgConnection, filter: &Filter) -> Result<Found
     Ok(found_by_item!(filter).fetch_one(tx).await?)
 }
 
-async fn are_common(tx: &mut PgConnection, words: &str) -> Result<bool> {
-    let items = sqlx::query!("select id from items where words @@ websearch_to_tsquery('simple', $1)", words);
-    Ok(expected(tx, items).await?["Plan Rows"].as_f64().is_some_and(|rows| rows > COMMON))
+/// Whether the index of words would lead to more items than may be looked at, until enough are found that the filter keeps.
+async fn are_common(tx: &mut PgConnection, words: &str, filter: &Filter) -> Result<bool> {
+    let told = sqlx::query!("select id from items where words @@ websearch_to_tsquery('simple', $1)", words);
+    let told = rows_of(&expected(tx, told).await?);
+    let plan = expected(tx, found_by_item!(filter)).await?;
+    let kept = before_limit(&plan).map_or(told, rows_of);
+    Ok(are_too_many(told, kept))
+}
+
+/// Whether it is too much work to find [`MOST_COUNTED`] items, when of so many that have the words so many are kept.
+#[expect(clippy::cast_precision_loss, reason = "few")]
+fn are_too_many(told: f64, kept: f64) -> bool {
+    let looked_at = told.min(told / kept.max(1.0) * MOST_COUNTED as f64);
+    told > MOST_TOLD || looked_at > MOST_READ as f64
+}
+
+fn rows_of(plan: &serde_json::Value) -> f64 {
+    plan["Plan Rows"].as_f64().unwrap_or_default()
+}
+
+/// The part of a plan of which the limit takes the first rows.
+fn before_limit(plan: &serde_json::Value) -> Option<&serde_json::Value> {
+    let inner = plan["Plans"].get(0)?;
+    if plan["Node Type"] == "Limit" { Some(inner) } else { before_limit(inner) }
 }
 
 async fn cost<'q>(tx: &mut PgConnection, statement: impl Execute<'q, Postgres>) -> Result<f64> {
@@ -645,6 +666,22 @@ mod tests {
 
         for plan in plans {
             assert!(plan.custom > 0 && plan.generic == 0, "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn common_words_are_those_that_lead_to_too_many_items() {
+        for (told, kept, too_many) in [
+            (0.0, 0.0, false),
+            // Of words alone the first that are told are kept.
+            (90_000.0, 90_000.0, false),
+            (110_000.0, 110_000.0, true),
+            (9_000.0, 1.0, false),
+            (20_000.0, 1.0, true),
+            (20_000.0, 5_000.0, false),
+            (50_000.0, 5_000.0, true),
+        ] {
+            assert_eq!(are_too_many(told, kept), too_many, "{told} {kept}");
         }
     }
 
@@ -932,7 +969,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_are_counted_to_a_thousand() {
+    async fn many_are_counted_to_two_thousand() {
         let app = Harness::start(crate::database()).await;
         offer(&app, &[lamp(1), ItemState { category_id: Some(7), ..lamp(2) }]).await;
         let copies = "with copy as (
@@ -940,7 +977,7 @@ mod tests {
                     bid_increment, starts_at, ends_at, extension_window_seconds, extension_seconds, created_at, words)
                 select gen_random_uuid(), item_version, seller_id, name, description, image_urls, currency, start_price,
                     bid_increment, starts_at, ends_at, extension_window_seconds, extension_seconds, created_at, words
-                from items, generate_series(1, 998) where category_id is null returning id
+                from items, generate_series(1, 1998) where category_id is null returning id
             )
             insert into prices (item_id, seq, price, min_next_bid, reserve_met, starts_at, ends_at)
             select id, 0, 10, 10, false, now(), now() from copy";
@@ -952,10 +989,10 @@ mod tests {
         let few = page(&app, &read(json!({ "category_id": 7 }))).await.page_info;
         let facets = page(&app, &read(json!({ "facets": true }))).await.facets.unwrap();
 
-        assert_eq!((exact.total, exact.total_is_capped, exact.has_more), (1_000, false, true));
-        assert_eq!((capped.total, capped.total_is_capped), (1_000, true));
+        assert_eq!((exact.total, exact.total_is_capped, exact.has_more), (2_000, false, true));
+        assert_eq!((capped.total, capped.total_is_capped), (2_000, true));
         assert_eq!((few.total, few.total_is_capped), (1, false));
-        // Three without a category and 998 copies of the first: one more than are counted.
+        // Three without a category and 1,998 copies of the first: one more than are counted.
         assert_eq!((facets.status_is_capped, facets.category_is_capped), (true, true));
         assert_eq!(facets.category, [CategoryCount { id: 7, count: 1 }]);
         assert_eq!(json!(capped)["total_is_capped"], true);

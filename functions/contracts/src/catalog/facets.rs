@@ -22,8 +22,8 @@ pub struct Listing {
 /// How many items would be found with another category, or with another status, and all else as asked. What no item
 /// has is left out.
 ///
-/// Exact, and equal to the list's own total with that choice, unless the facet is capped: then a thousand items at most are
-/// counted and each count is a lower bound: there are at least so many.
+/// Exact, and equal to the list's own total with that choice, unless the facet is capped: then two thousand items at most
+/// are counted and each count is a lower bound: there are at least so many.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facets {
     /// The hundred categories with the most items, those with the most first.
