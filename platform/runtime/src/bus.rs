@@ -4,14 +4,14 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use async_nats::{
-    Client, ConnectOptions, HeaderMap,
+    Client, ConnectOptions, HeaderMap, Message,
     jetstream::{self, context::ContextBuilder, message::PublishMessage, stream::RawMessageErrorKind},
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, future};
+use futures_util::{FutureExt, Stream, StreamExt, future};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::coop::unconstrained};
 use uuid::Uuid;
 
 use crate::{
@@ -465,6 +465,12 @@ impl ConsumerInfo {
     pub(crate) fn settled_to(&self) -> i64 {
         i64::try_from(self.ack_floor.stream_seq).unwrap_or_default()
     }
+}
+
+/// What a subscription has been sent until now, without waiting for more.
+pub(crate) fn arrived(messages: &mut (impl Stream<Item = Message> + Unpin)) -> impl Iterator<Item = Message> {
+    // Unconstrained: a task that has done much would otherwise be told that nothing has arrived.
+    std::iter::from_fn(|| unconstrained(messages.next()).now_or_never().flatten())
 }
 
 #[derive(Deserialize)]

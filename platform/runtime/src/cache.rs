@@ -27,12 +27,10 @@ use std::{
 
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
 use prometheus::IntCounter;
 use serde::Deserialize;
 use tokio::{
     sync::OnceCell,
-    task::coop::unconstrained,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -40,7 +38,7 @@ use uuid::Uuid;
 
 use crate::{
     Result,
-    bus::{Bus, SUBSCRIPTION_CAPACITY, Session},
+    bus::{self, Bus, SUBSCRIPTION_CAPACITY, Session},
     config::Env,
     metrics::Metrics,
     wire,
@@ -193,9 +191,7 @@ impl Cache {
     fn is_sure(&self, hearing: &mut Hearing) -> bool {
         let Some(Ears { bus, changes, .. }) = &mut hearing.ears else { return false };
         let session = bus.is_connected().then(|| bus.session());
-        // Unconstrained: a task that has done much would otherwise be told that nothing has arrived.
-        let arrived: Vec<Message> =
-            std::iter::from_fn(|| unconstrained(changes.next()).now_or_never().flatten()).collect();
+        let arrived: Vec<Message> = bus::arrived(changes).collect();
         // The client throws away what finds no room, and only a full queue has none.
         if session.is_none() || hearing.sure != session || arrived.len() >= SUBSCRIPTION_CAPACITY {
             // What was thrown away came behind such a word.

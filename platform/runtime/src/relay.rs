@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Answer, Delivery, Trace,
-    bus::{Bus, Extent, Session},
+    bus::{self, Bus, Extent, Session},
     cache,
     metrics::{Metrics, SECONDS},
     outbox::{self, Row},
@@ -219,7 +219,7 @@ async fn run(
             _ = pokes.next() => {
                 // One look serves all pokes that came meanwhile.
                 tokio::time::sleep_until(next_round).await;
-                while let Some(Some(_)) = futures_util::FutureExt::now_or_never(pokes.next()) {}
+                bus::arrived(&mut pokes).for_each(drop);
             }
         }
     }

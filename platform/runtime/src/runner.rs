@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Error, Timestamp, Trace,
-    bus::Bus,
+    bus::{self, Bus},
     dead_letter,
     error::{Outage, is_outage},
     function::Wakes,
@@ -42,6 +42,9 @@ const LONGEST_TURN: Duration = Duration::from_secs(10);
 const DUE_POLL: Duration = Duration::from_millis(500);
 /// The sleep of due work that is overdue but must wait for something.
 const DUE_WAIT: Duration = Duration::from_millis(25);
+/// Turns of due work that are woken begin at least this far after the last one, so that one serves all that woke it in a
+/// busy time. What wakes it alone is not kept waiting.
+const DUE_GATHER: Duration = Duration::from_millis(10);
 
 /// Serves a function until told to stop; returns when what was in flight is finished.
 pub async fn serve(host: Host, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
@@ -398,11 +401,13 @@ async fn due(host: Arc<Host>, bus: &Bus, events: &[&str], stop: &CancellationTok
                 Duration::from_secs(1)
             }
         };
+        let now = Instant::now();
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(sleep) => {}
-            Some(_) = pokes.next() => {}
+            () = tokio::time::sleep_until(now + sleep) => {}
+            Some(_) = pokes.next() => tokio::time::sleep_until(now + sleep.min(DUE_GATHER)).await,
         }
+        bus::arrived(&mut pokes).for_each(drop);
     }
     running.stop().await;
     Ok(())

@@ -830,3 +830,40 @@ async fn a_question_that_nobody_answered_is_asked_once_more() {
     assert_eq!(HEARD.load(Ordering::SeqCst), 2);
     assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
 }
+
+static LOOKS: AtomicUsize = AtomicUsize::new(0);
+
+/// Nothing is ever due, and every event may mean that something is.
+fn look() -> Function {
+    async fn next(_: &mut Cx, (): ()) -> Result<Option<Timestamp>> {
+        LOOKS.fetch_add(1, Ordering::Relaxed);
+        Ok(None)
+    }
+    async fn work(_: &mut Cx, (): ()) -> Result<usize> {
+        Ok(0)
+    }
+    Function::due("tests", "look", next, work).wakes_on::<Added>()
+}
+
+#[tokio::test]
+async fn due_work_that_is_woken_often_looks_once_for_many() {
+    let (nats, bus) = testing::bus().await;
+    let host = Harness::start(test_database()).await.with_bus(bus.clone()).host(&look());
+    tokio::spawn(platform::serve(host, bus.clone(), CancellationToken::new()));
+    while !bus.is_serving("look", Duration::from_millis(100)).await {}
+    let others = async_nats::connect(nats.url()).await.unwrap();
+    let begun = (LOOKS.load(Ordering::Relaxed), Instant::now());
+
+    for key in 0..20_000 {
+        others.publish(format!("live.tally.added.v1.{key}"), "".into()).await.unwrap();
+    }
+    others.flush().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    // They begin 10 ms apart at least.
+    let (looks, most) = (LOOKS.load(Ordering::Relaxed) - begun.0, 1 + begun.1.elapsed().as_millis() / 10);
+    assert!((1..=most).contains(&(looks as u128)), "{looks} looks, {most} at most");
+    let before = LOOKS.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(LOOKS.load(Ordering::Relaxed) - before <= 1, "nothing is left of what woke it");
+}
