@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use contracts::{
     Currency, ItemId, Money, Timestamp, UserId,
     auctions::{Item, ItemStatus},
@@ -27,8 +27,9 @@ use super::{
     load::Load,
     market::{self, Market},
     offers::FIRST,
+    one_place,
     report::{Audit, Machine, Row},
-    start,
+    stop,
 };
 
 /// How much is asked at once to prepare and to audit.
@@ -84,9 +85,7 @@ impl Hammered {
 
 impl fmt::Display for Hammered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine { cores, load_before, system } = &self.machine;
-        let busy = load_before.map(|load| format!(", load average {load:.1} before")).unwrap_or_default();
-        writeln!(f, "{cores} cores, {system}{busy}; {} items that end at the same instant\n", self.items)?;
+        writeln!(f, "{}; {} items that end at the same instant\n", self.machine, self.items)?;
         writeln!(
             f,
             "closed after their end: p50 {:.0} ms, p99 {:.0} ms, latest {:.0} ms; committed within 2 s: {}",
@@ -130,12 +129,7 @@ pub async fn run(env: &Env, plan: &Plan, count: usize, show: Show) -> anyhow::Re
     let machine = Machine::here();
     let mut places = Vec::new();
     let hammered = measure(env, plan, count, show, &mut places, machine).await;
-    for Place { platform, data, .. } in places {
-        if let Some(platform) = platform {
-            platform.stop().await;
-        }
-        drop(data);
-    }
+    stop(places).await;
     hammered
 }
 
@@ -147,13 +141,7 @@ async fn measure(
     places: &mut Vec<Place>,
     machine: Machine,
 ) -> anyhow::Result<Hammered> {
-    let url = match &plan.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => {
-            start(env, plan, show, places).await?;
-            places.first().context("no platform was started")?.url.clone()
-        }
-    };
+    let url = one_place(env, plan, show, places).await?;
     let others = plan.items[0];
     let market = Arc::new(Market::open(&url, plan.bidders, others, true).await?);
     let (warm_up, time) = (Duration::from_secs(plan.warm_up), Duration::from_secs(plan.seconds));

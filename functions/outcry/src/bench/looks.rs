@@ -34,8 +34,9 @@ use super::{
     cpu::{self, Used},
     market::Market,
     report::Machine,
+    stop,
 };
-use crate::launch::{self, Menu, Options, Platform};
+use crate::launch::{Menu, Platform};
 
 /// How many bids arrive each second unless the plan says.
 const BIDS: f64 = 100.0;
@@ -100,13 +101,8 @@ impl Looked {
 
 impl fmt::Display for Looked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine { cores, load_before, system } = &self.machine;
-        let busy = load_before.map(|load| format!(", load average {load:.1} before")).unwrap_or_default();
-        let (connections, bids) = (self.connections, self.bids_per_second);
-        writeln!(
-            f,
-            "{cores} cores, {system}{busy}; {connections} connections look, {bids} bids/s meanwhile\n"
-        )?;
+        let Self { machine, connections, bids_per_second, .. } = self;
+        writeln!(f, "{machine}; {connections} connections look, {bids_per_second} bids/s meanwhile\n")?;
         for thing in &self.things {
             for (how, looks) in [("kept in memory", &thing.kept), ("asked each time", &thing.asked)] {
                 write!(
@@ -148,12 +144,7 @@ pub async fn run(env: &Env, plan: &Plan, show: Show) -> anyhow::Result<Looked> {
     let machine = Machine::here();
     let mut places = Vec::new();
     let things = measure(env, plan, show, &mut places).await;
-    for Place { platform, data, .. } in places {
-        if let Some(platform) = platform {
-            platform.stop().await;
-        }
-        drop(data);
-    }
+    stop(places).await;
     let bids_per_second = plan.rate.unwrap_or(BIDS);
     Ok(Looked { machine, connections: plan.connections, bids_per_second, things: things? })
 }
@@ -164,19 +155,7 @@ async fn measure(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) ->
         if let Some(entries) = entries {
             env.set("CACHE_ENTRIES", entries);
         }
-        let data = local::temp_dir()?;
-        let options = Options {
-            data: data.path().to_owned(),
-            listen: Some("127.0.0.1:0".into()),
-            fresh: false,
-            throwaway: false,
-            without: Vec::new(),
-            split: None,
-            menu: Menu::default(),
-        };
-        let platform = launch::start(env, options, show.step).await?;
-        let url = platform.url.clone();
-        places.push(Place { url, scenarios: &[], platform: Some(platform), data: Some(data) });
+        places.push(Place::start(env, &[], Menu::default(), None, show).await?);
     }
     let [kept, asked] = &places[..] else { bail!("two platforms were to be started") };
     let mut things = Vec::new();

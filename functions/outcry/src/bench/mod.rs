@@ -108,12 +108,7 @@ pub async fn run(env: &Env, plan: &Plan, show: Show) -> anyhow::Result<Report> {
     let machine = Machine::here();
     let mut places = Vec::new();
     let measured = measure(env, plan, show, &mut places).await;
-    for Place { platform, data, .. } in places {
-        if let Some(platform) = platform {
-            platform.stop().await;
-        }
-        drop(data);
-    }
+    stop(places).await;
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
         revision: report::revision(),
@@ -179,6 +174,58 @@ struct Place {
     data: Option<tempfile::TempDir>,
 }
 
+impl Place {
+    /// Starts a platform with services and data of its own.
+    async fn start(
+        env: Env,
+        scenarios: &'static [Scenario],
+        menu: Menu,
+        split: Option<Split>,
+        show: Show,
+    ) -> anyhow::Result<Self> {
+        for name in ["NATS_URL", "DATABASE_URL"] {
+            ensure!(
+                env.get(name).is_none(),
+                "{name} is set, and a bench starts services of its own: unset it, or measure a platform that runs with --url"
+            );
+        }
+        let data = local::temp_dir()?;
+        let options = Options {
+            data: data.path().to_owned(),
+            listen: Some("127.0.0.1:0".into()),
+            fresh: false,
+            // Bids that are measured are on disk when they are answered.
+            throwaway: false,
+            without: Vec::new(),
+            split,
+            menu,
+        };
+        let platform = launch::start(env, options, show.step).await?;
+        Ok(Self { url: platform.url.clone(), scenarios, platform: Some(platform), data: Some(data) })
+    }
+}
+
+/// Where the plan's platform is, or one that is started for it.
+async fn one_place(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) -> anyhow::Result<String> {
+    match &plan.url {
+        Some(url) => Ok(url.trim_end_matches('/').to_owned()),
+        None => {
+            start(env, plan, show, places).await?;
+            Ok(places.first().context("no platform was started")?.url.clone())
+        }
+    }
+}
+
+/// Stops what was started here, and forgets its data.
+async fn stop(places: Vec<Place>) {
+    for Place { platform, data, .. } in places {
+        if let Some(platform) = platform {
+            platform.stop().await;
+        }
+        drop(data);
+    }
+}
+
 async fn measure(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) -> anyhow::Result<Vec<Row>> {
     match &plan.url {
         Some(url) => {
@@ -225,12 +272,6 @@ async fn measure(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) ->
 /// Starts the platforms that are needed: one as it is, with the echo, one in many processes, and one that decides bids
 /// one at a time.
 async fn start(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) -> anyhow::Result<()> {
-    for name in ["NATS_URL", "DATABASE_URL"] {
-        ensure!(
-            env.get(name).is_none(),
-            "{name} is set, and a bench starts services of its own: unset it, or measure a platform that runs with --url"
-        );
-    }
     let split = Split { programs: Programs::One(plan.program.clone()), replicas: BTreeMap::new() };
     let wanted: [(&[Scenario], Menu, Option<Split>); 3] = [
         (&[Scenario::Bids, Scenario::Echo], echo::menu(), None),
@@ -241,20 +282,7 @@ async fn start(env: &Env, plan: &Plan, show: Show, places: &mut Vec<Place>) -> a
         if !scenarios.iter().any(|scenario| plan.scenarios.contains(scenario)) {
             continue;
         }
-        let data = local::temp_dir()?;
-        let options = Options {
-            data: data.path().to_owned(),
-            listen: Some("127.0.0.1:0".into()),
-            fresh: false,
-            // Bids that are measured are on disk when they are answered.
-            throwaway: false,
-            without: Vec::new(),
-            split,
-            menu,
-        };
-        let platform = launch::start(env.clone(), options, show.step).await?;
-        let url = platform.url.clone();
-        places.push(Place { url, scenarios, platform: Some(platform), data: Some(data) });
+        places.push(Place::start(env.clone(), scenarios, menu, split, show).await?);
     }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! What a bench found, for people and for programs.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+};
 
 use serde::Serialize;
 
@@ -53,6 +56,13 @@ impl Machine {
             load_before: load.and_then(|load| load.split(' ').next()?.parse().ok()),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cores, {}", self.cores, self.system)?;
+        self.load_before.map_or(Ok(()), |load| write!(f, ", load average {load:.1} before"))
     }
 }
 
@@ -206,17 +216,15 @@ impl Report {
     /// For people.
     pub fn table(&self) -> String {
         let mut text = String::new();
-        let Machine { cores, load_before, system } = &self.machine;
         let pace = match self.rate {
             Some(rate) => format!("{rate} requests/s at fixed times"),
             None => "each asking again when answered".to_owned(),
         };
-        let busy = load_before.map(|load| format!(", load average {load:.1} before")).unwrap_or_default();
         let revision = self.revision.as_deref().map(|revision| format!(", {revision}")).unwrap_or_default();
         let _ = writeln!(
             text,
-            "{cores} cores, {system}{busy}{revision}; {} connections, {pace}; {} x {} s each, after {} s\n",
-            self.connections, self.rounds, self.seconds, self.warm_up_seconds
+            "{}{revision}; {} connections, {pace}; {} x {} s each, after {} s\n",
+            self.machine, self.connections, self.rounds, self.seconds, self.warm_up_seconds
         );
         let _ = writeln!(
             text,

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{Place, Plan, Show, market::Market, offers::FIRST, report::Machine, start};
+use super::{Place, Plan, Show, market::Market, offers::FIRST, one_place, report::Machine, stop};
 
 /// How many items are watched where it is not one.
 const ITEMS: usize = 100;
@@ -66,9 +66,7 @@ impl Watched {
 
 impl fmt::Display for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine { cores, load_before, system } = &self.machine;
-        let busy = load_before.map(|load| format!(", load average {load:.1} before")).unwrap_or_default();
-        writeln!(f, "{cores} cores, {system}{busy}; {BIDS} bids, from sending one to hearing it\n")?;
+        writeln!(f, "{}; {BIDS} bids, from sending one to hearing it\n", self.machine)?;
         for way in &self.ways {
             let memory = way.resident.map(|(before, with)| {
                 format!("; resident, with the watchers' ends: {} to {} MB", before / 1024, with / 1024)
@@ -97,12 +95,7 @@ pub async fn run(env: &Env, plan: &Plan, count: usize, show: Show) -> anyhow::Re
     let machine = Machine::here();
     let mut places = Vec::new();
     let ways = watch(env, plan, count, show, &mut places).await;
-    for Place { platform, data, .. } in places {
-        if let Some(platform) = platform {
-            platform.stop().await;
-        }
-        drop(data);
-    }
+    stop(places).await;
     Ok(Watched { machine, ways: ways? })
 }
 
@@ -113,13 +106,7 @@ async fn watch(
     show: Show,
     places: &mut Vec<Place>,
 ) -> anyhow::Result<Vec<Reach>> {
-    let url = match &plan.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => {
-            start(env, plan, show, places).await?;
-            places.first().context("no platform was started")?.url.clone()
-        }
-    };
+    let url = one_place(env, plan, show, places).await?;
     let market = Market::open(&url, plan.bidders.max(2), ITEMS, true).await?;
     let list: Vec<String> = market.items.iter().map(ToString::to_string).collect();
     let list = format!("/api/v1/items/events?ids={}", list.join(","));
