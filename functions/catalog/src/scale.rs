@@ -171,11 +171,10 @@ async fn an_index_serves_each_order_and_reads_no_more_than_a_page() {
         (ItemSort::PriceDesc, "else price + 0 end desc, item_id desc", "price_amount"),
         (ItemSort::MostBids, "then seq else", "price_bids"),
     ] {
-        let page =
-            app.at(noon()).ask(&function(), &ListItems { sort, ..ListItems::default() }).await.unwrap();
+        let query = ListItems { sort, ..ListItems::default() };
+        let page = app.at(noon()).ask(&function(), &query).await.unwrap();
         assert_eq!(page.data.len(), 20, "{sort:?}");
-        let running = sort == ItemSort::EndingSoon;
-        let filter = format!("null, null, null, null, null, null, null, '{}', {running}", noon());
+        let filter = values(&Filter::of(&query, noon()));
 
         let plan = plan(&app, part, &format!("{filter}, null, null, 21, 0, null")).await;
 

@@ -21,6 +21,9 @@ use contracts::{
 
 use crate::exchange::{Line, ask, outcome, send, watch, watch_all};
 
+/// How many products are in a category changes without its version.
+const CATEGORY_TAG: &[&str] = &["version", "product_count"];
+
 /// All lines.
 #[rustfmt::skip]
 pub(crate) fn table() -> Vec<Line> {
@@ -69,8 +72,8 @@ pub(crate) fn table() -> Vec<Line> {
         // categories and products
         send::<CreateCategory>(["/api/v1/categories"]).bearer().created(),
         ask::<ListCategories>(["/api/v1/categories"]),
-        ask::<GetCategory>(["/api/v1/categories/{category_id}"]).versioned_by(&["version", "product_count"]),
-        send::<UpdateCategory>(["/api/v1/categories/{category_id}"]).put().bearer().conditional().versioned_by(&["version", "product_count"]),
+        ask::<GetCategory>(["/api/v1/categories/{category_id}"]).versioned_by(CATEGORY_TAG),
+        send::<UpdateCategory>(["/api/v1/categories/{category_id}"]).put().bearer().conditional().versioned_by(CATEGORY_TAG),
         send::<DeleteCategory>(["/api/v1/categories/{category_id}"]).delete().bearer().conditional().empty(),
         send::<CreateProduct>(["/api/v1/products"]).bearer().created(),
         ask::<ListProducts>(["/api/v1/products"]),
