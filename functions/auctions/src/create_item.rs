@@ -11,7 +11,6 @@ use platform::{Cx, Env, Function, Result, config::Mode};
 use serde::Deserialize;
 
 use crate::{
-    auction::NoItem,
     listing::Listing,
     store::{self, Whole},
 };
@@ -58,7 +57,7 @@ pub(crate) async fn offer(cx: &mut Cx, seller: UserId, listing: &Listing, now: T
     )
     .execute(cx.tx().await?)
     .await?;
-    let item = store::load(cx.tx().await?, &[id.0]).await?.pop().ok_or(NoItem)?;
+    let item = store::load_one(cx.tx().await?, id).await?;
     cx.emit(&ItemCreated(item.state(now)))?;
     Ok(item)
 }

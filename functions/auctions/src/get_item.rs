@@ -8,10 +8,7 @@ use contracts::{
 };
 use platform::{Cx, Function, Result};
 
-use crate::{
-    auction::NoItem,
-    store::{self, Whole},
-};
+use crate::store::{self, Whole};
 
 /// Queries of [`GetItem`].
 pub fn function() -> Function {
@@ -26,7 +23,7 @@ async fn get_item(cx: &mut Cx, query: GetItem) -> Result<Item> {
 }
 
 async fn load(cx: &mut Cx, item: ItemId) -> Result<Whole> {
-    Ok(store::load(cx.tx().await?, &[item.0]).await?.pop().ok_or(NoItem)?)
+    store::load_one(cx.tx().await?, item).await
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use contracts::{
     ItemId, Timestamp,
     auctions::{ItemChange, ItemStatus, ItemUpdated},
 };
-use platform::{Caller, Cx, Kind, Refusal, Result, Role};
+use platform::{Caller, Cx, Kind, Refusal, Result};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -92,13 +92,12 @@ pub(crate) async fn lock(cx: &mut Cx, item_id: ItemId) -> Result<Whole> {
         .fetch_optional(cx.tx().await?)
         .await?
         .ok_or(NoItem)?;
-    Ok(store::load(cx.tx().await?, &[item_id.0]).await?.pop().ok_or(NoItem)?)
+    store::load_one(cx.tx().await?, item_id).await
 }
 
 /// Refuses everybody but the seller and administrators.
 pub(crate) fn may_change(caller: Caller, item: &Whole) -> Result<(), LifeRefused> {
-    let may = caller.id == item.auction.seller || caller.role == Role::Admin;
-    if may { Ok(()) } else { Err(LifeRefused::NotYours) }
+    if caller.is_owner_or_admin(item.auction.seller) { Ok(()) } else { Err(LifeRefused::NotYours) }
 }
 
 /// Refuses an item that has ended, by the hammer or by the clock.

@@ -10,12 +10,12 @@ use contracts::{
     auctions::{IncrementPolicy, Item, ItemChange, ItemState},
     page::{PageInfo, PageQuery},
 };
-use platform::{Caller, Cx, Refused, Result, Role};
+use platform::{Caller, Cx, Refused, Result};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    auction::{Auction, Leading, Outcome},
+    auction::{Auction, Leading, NoItem, Outcome},
     increments::Increments,
 };
 
@@ -218,6 +218,11 @@ pub(crate) async fn load(connection: &mut PgConnection, ids: &[Uuid]) -> Result<
         .collect()
 }
 
+/// The item with this id. Refused when there is none.
+pub(crate) async fn load_one(connection: &mut PgConnection, id: ItemId) -> Result<Whole> {
+    Ok(load(connection, &[id.0]).await?.pop().ok_or(NoItem)?)
+}
+
 /// A member of a list of items, and its place in the list.
 pub(crate) struct Listed {
     pub(crate) place: Uuid,
@@ -339,7 +344,7 @@ impl Whole {
     /// As a visitor sees it: the reserve is shown to the seller and to administrators only.
     pub(crate) fn item(self, viewer: Option<Caller>, now: Timestamp) -> Item {
         let auction = &self.auction;
-        let insider = viewer.is_some_and(|viewer| viewer.id == auction.seller || viewer.role == Role::Admin);
+        let insider = viewer.is_some_and(|viewer| viewer.is_owner_or_admin(auction.seller));
         let won = auction.leading.filter(|_| auction.outcome == Some(Outcome::Sold));
         Item {
             id: auction.id,

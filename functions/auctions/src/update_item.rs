@@ -71,8 +71,7 @@ async fn write(cx: &mut Cx, item: &Whole, after: &Listing) -> Result<Whole> {
     )
     .execute(cx.tx().await?)
     .await?;
-    let items = store::load(cx.tx().await?, &[item.auction.id.0]).await?;
-    Ok(items.into_iter().next().ok_or(crate::auction::NoItem)?)
+    store::load_one(cx.tx().await?, item.auction.id).await
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The rules of categories and products. Pure: no database, no clock, no bus.
 
 use contracts::{Amount, Currency, Money, UserId};
-use platform::{Caller, Kind, Refusal, Refused, Role};
+use platform::{Caller, Kind, Refusal, Refused};
 
 /// What a price becomes when `discount` percent are taken off: to the nearest minor unit, and half of one is rounded up. None
 /// when nothing is left.
@@ -23,7 +23,7 @@ pub(crate) fn price(amount: Amount, currency: Currency, discount: u8) -> Result<
 
 /// Whoever made something may change it, and so may an administrator.
 pub(crate) fn may_change(caller: Caller, owner: UserId) -> Result<(), GoodsRefused> {
-    if caller.id == owner || caller.role == Role::Admin { Ok(()) } else { Err(GoodsRefused::NotYours) }
+    if caller.is_owner_or_admin(owner) { Ok(()) } else { Err(GoodsRefused::NotYours) }
 }
 
 /// A member that names a category which is not there.
@@ -89,6 +89,7 @@ impl Refusal for GoodsRefused {
 
 #[cfg(test)]
 mod tests {
+    use platform::Role;
     use proptest::prelude::*;
     use uuid::Uuid;
 

@@ -165,7 +165,7 @@ pub fn seen_by(caller: Caller, user: User) -> Profile {
 
 /// Everybody acts for themselves, and administrators for all.
 pub fn may_act_for(caller: Caller, user: UserId) -> Result<(), AccountRefused> {
-    if caller.id == user || caller.role == Role::Admin { Ok(()) } else { Err(AccountRefused::NotYours) }
+    if caller.is_owner_or_admin(user) { Ok(()) } else { Err(AccountRefused::NotYours) }
 }
 
 /// The account with what was given in place of what it had. The name shown to others follows from its parts when one of

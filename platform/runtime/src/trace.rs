@@ -64,6 +64,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether what this user owns is the caller's business: it is their own, or they are an administrator.
+    pub fn is_owner_or_admin(&self, owner: UserId) -> bool {
+        self.id == owner || self.role == Role::Admin
+    }
+
     /// Reads the identity headers. Only the edge and the operator have the right to publish
     /// commands, so what stands here has been verified.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
