@@ -68,6 +68,7 @@ async fn fill(app: &Harness, items: u32) {
             case when outcome is null then now + length * interval '1 day' else created_at + length * interval '1 day' end,
             0, 0, created_at,
             setweight(to_tsvector('simple', name), 'A') || setweight(to_tsvector('simple', description), 'B')
+                || array_to_tsvector(array_remove(array['C' || category, 'S' || seller, coalesce(upper(outcome), 'RUNNING')], null))
         from (
             select gen_random_uuid() as id, n, now, chance, length,
                 ('{{00000000-0000-0000-0001-' || lpad((1 + floor(20000 * seller ^ 3))::text, 12, '0') || '}}')::uuid as seller,
@@ -165,10 +166,10 @@ async fn an_index_serves_each_order_and_reads_no_more_than_a_page() {
     let app = Harness::start(crate::database()).await;
     fill(&app, 20_000).await;
     for (sort, part, index) in [
-        (ItemSort::EndingSoon, "then fact.ends_at else", "item_running"),
+        (ItemSort::EndingSoon, "then ends_at else", "item_running"),
         (ItemSort::Newest, "then created_at else", "item_newest"),
-        (ItemSort::PriceAsc, "else price + 0 end, item_id", "price_amount"),
-        (ItemSort::PriceDesc, "else price + 0 end desc, item_id desc", "price_amount"),
+        (ItemSort::PriceAsc, "else price + 0 end, fact_id", "price_amount"),
+        (ItemSort::PriceDesc, "else price + 0 end desc, fact_id desc", "price_amount"),
         (ItemSort::MostBids, "then seq else", "price_bids"),
     ] {
         let query = ListItems { sort, ..ListItems::default() };
@@ -188,26 +189,31 @@ async fn an_index_serves_each_order_and_reads_no_more_than_a_page() {
         }
         let (indexes, rows) = reads(&plan);
         assert!(indexes.iter().any(|used| used == index), "{sort:?}: {indexes:?}");
-        // Of either table what is on the page, and the one behind it.
-        assert!(rows <= 42.0, "{sort:?} reads {rows} rows: {plan:#}");
+        // Of the index what is on the page and the one behind it, and then the rows of both tables.
+        assert!(rows <= 63.0, "{sort:?} reads {rows} rows: {plan:#}");
+        assert!(plan.to_string().contains("Index Only Scan"), "{sort:?}: {plan:#}");
     }
 }
 
 /// The first values of each statement.
 fn values(filter: &Filter) -> String {
-    let text = |text: Option<String>| text.map_or("null".to_owned(), |text| format!("'{text}'"));
-    format!(
-        "{}, {}, {}, {}, {}, {}, {}, '{}', {}",
+    let text = |text: Option<String>| {
+        text.map_or("null".to_owned(), |text| format!("'{}'", text.replace('\'', "''")))
+    };
+    [
         text(filter.q.clone()),
         text(filter.category_id.map(|id| id.to_string())),
         text(filter.seller_id.map(|id| id.to_string())),
-        text(filter.status.map(str::to_owned)),
+        text(filter.outcome.map(str::to_owned)),
         text(filter.min_price.clone()),
         text(filter.max_price.clone()),
         text(filter.ending_before.map(|end| end.to_string())),
-        filter.now,
-        filter.running
-    )
+        format!("'{}'", filter.now),
+        text(filter.begun.map(|begun| begun.to_string())),
+        format!("'{}'", filter.facts.replace('\'', "''")),
+        text(filter.ending_after.map(|end| end.to_string())),
+    ]
+    .join(", ")
 }
 
 #[tokio::test]
@@ -226,6 +232,11 @@ async fn an_index_serves_each_filter() {
         (json!({ "ending_before": noon() - minutes(60 * 24 * 55) }), by_item, "item_ending"),
         (json!({ "sort": "ending_soon" }), by_item, "item_running"),
         (json!({ "q": "astrolabe brass" }), by_item, "item_words"),
+        (
+            json!({ "q": "lamp", "category_id": 3, "status": "sold", "seller_id": seller }),
+            by_item,
+            "item_words",
+        ),
         (json!({ "min_price": 500, "max_price": 550 }), by_price, "price_amount"),
         (json!({ "max_price": 80, "status": "cancelled", "ending_before": soon }), by_price, "price_amount"),
         (json!({ "min_price": 900, "category_id": 1, "status": "open" }), by_price, "price_amount"),
@@ -234,7 +245,7 @@ async fn an_index_serves_each_filter() {
         let query: ListItems = serde_json::from_value(query).unwrap();
         app.at(noon()).ask(&function(), &query).await.unwrap();
 
-        let values = format!("{}, 2000", values(&Filter::of(&query, noon())));
+        let values = format!("{}, 1000", values(&Filter::of(&query, noon()).by_words()));
         let plan = plan(&app, part, &values).await;
 
         let (indexes, _) = reads(&plan);
@@ -309,7 +320,7 @@ async fn whatever_is_asked_for_is_what_a_plain_statement_finds() {
         assert_eq!(found, ids, "{query:?}");
         let total = i64::try_from(page.page_info.total).unwrap();
         if page.page_info.total_is_capped {
-            assert!(total <= count.min(2_000), "{query:?}: {total} of {count}");
+            assert!(total <= count.min(1_000), "{query:?}: {total} of {count}");
             capped += 1;
         } else {
             assert_eq!(total, count, "{query:?}");

@@ -18,7 +18,10 @@ use platform::{Cx, Function, Received, Result, Timestamp};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{DOMAIN, words};
+use crate::{
+    DOMAIN,
+    words::{self, RUNNING},
+};
 
 platform::hears! {
     /// What the listing is made of.
@@ -112,16 +115,17 @@ async fn write_items(tx: &mut PgConnection, items: BTreeMap<ItemId, Known>) -> R
         select id, item_version, seller_id, name, description, category_id, image_urls::jsonb, currency,
             start_price::numeric, bid_increment::numeric, buy_now_price::numeric, outcome, starts_at, ends_at,
             extension_window_seconds, extension_seconds, winner_id, final_price::numeric, closed_at, created_at,
-            setweight(to_tsvector('simple', plain_name), 'A') || setweight(to_tsvector('simple', plain_description), 'B'),
+            setweight(to_tsvector('simple', plain_name), 'A') || setweight(to_tsvector('simple', plain_description), 'B')
+                || facts::tsvector,
             increment_policy
         from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::text[],
             $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::timestamptz[], $14::timestamptz[],
             $15::integer[], $16::integer[], $17::uuid[], $18::text[], $19::timestamptz[], $20::timestamptz[],
-            $21::text[], $22::text[], $23::text[])
+            $21::text[], $22::text[], $23::text[], $24::text[])
             as item (id, item_version, seller_id, name, description, category_id, image_urls, currency,
                 start_price, bid_increment, buy_now_price, outcome, starts_at, ends_at, extension_window_seconds,
                 extension_seconds, winner_id, final_price, closed_at, created_at, plain_name, plain_description,
-                increment_policy)
+                increment_policy, facts)
         order by id
         on conflict (id) do update set
             item_version = excluded.item_version, seller_id = excluded.seller_id, name = excluded.name,
@@ -158,6 +162,7 @@ async fn write_items(tx: &mut PgConnection, items: BTreeMap<ItemId, Known>) -> R
         &rows.plain_names,
         &rows.plain_descriptions,
         &rows.policies,
+        &rows.facts,
     )
     .execute(tx)
     .await?;
@@ -190,6 +195,7 @@ struct ItemRows {
     plain_names: Vec<String>,
     plain_descriptions: Vec<String>,
     policies: Vec<String>,
+    facts: Vec<String>,
 }
 
 impl ItemRows {
@@ -215,6 +221,13 @@ impl ItemRows {
         self.increments.push(text(item.bid_increment));
         self.buy_now_prices.push(item.buy_now_price.map(text));
         let outcome = if gone { Some("deleted") } else { outcome(item.status) };
+        // By nothing at all what is gone is found.
+        let facts = if gone {
+            Vec::new()
+        } else {
+            words::facts(item.category_id, Some(item.seller_id.0), outcome.or(Some(RUNNING)))
+        };
+        self.facts.push(facts.join(" "));
         self.outcomes.push(outcome.map(str::to_owned));
         self.starts.push(item.starts_at);
         self.ends.push(item.ends_at);
@@ -264,6 +277,7 @@ async fn write_prices(
         union all
         select id, 0, null, start_price, start_price, false, null, outcome, starts_at, ends_at, category_id, seller_id
         from items where id = any($8)
+            and not exists (select from prices where item_id = id and (seq > 0 or price = start_price))
         order by item_id
         on conflict (item_id) do update set
             seq = excluded.seq, leader_id = excluded.leader_id, price = excluded.price,
@@ -286,8 +300,8 @@ async fn write_prices(
     Ok(())
 }
 
-/// Copies what items are filtered by beside their prices, where it is not what stands there. Their rows in both tables were
-/// written before, so that they are locked and no batch that writes them at once comes between.
+/// Copies what items are filtered by beside their prices, where it is not what stands there. Their own rows were written
+/// before, so that they are locked and no batch that writes them at once comes between.
 async fn write_facts(tx: &mut PgConnection, offered: &[Uuid]) -> Result<()> {
     sqlx::query!(
         "update prices set outcome = items.outcome, starts_at = items.starts_at, ends_at = items.ends_at,

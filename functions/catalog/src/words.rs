@@ -1,11 +1,25 @@
 //! Words as they are indexed and as they are searched for.
 
+use uuid::Uuid;
+
 /// How many `-` of a search text are kept. Postgres gives up on 32 that follow each other.
 const MOST_DASHES: usize = 20;
 
 /// In lower case, by Unicode and not by the locale of the database.
 pub(crate) fn plain(text: &str) -> String {
     text.to_lowercase()
+}
+
+/// The outcome of an item that has none yet.
+pub(crate) const RUNNING: &str = "running";
+
+/// What the index of words knows of an item beside its words, as lexemes that stand quoted in a `tsvector` and a
+/// `tsquery`. No visitor can search for them: capital letters are in no word.
+pub(crate) fn facts(category_id: Option<i64>, seller_id: Option<Uuid>, outcome: Option<&str>) -> Vec<String> {
+    let category = category_id.map(|id| format!("'C{id}'"));
+    let seller = seller_id.map(|id| format!("'S{id}'"));
+    let outcome = outcome.map(|outcome| format!("'{}'", outcome.to_uppercase()));
+    [category, seller, outcome].into_iter().flatten().collect()
 }
 
 /// A search text that Postgres takes whatever it is; none when it is blank.

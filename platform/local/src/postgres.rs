@@ -249,7 +249,7 @@ impl Setup {
     ) -> Result<Attempt<Server>> {
         let mut command = vec!["postgres".to_owned()];
         for setting in settings(self.durability) {
-            command.extend(["-c".to_owned(), setting.to_owned()]);
+            command.extend(["-c".to_owned(), setting]);
         }
         let request = docker::Request {
             image,
@@ -283,7 +283,7 @@ impl Setup {
     fn launch_once(&self, program: &Path, port: u16, report: Report) -> Result<Attempt<Server>> {
         let mut command = program::command(program, self.account.as_ref());
         command.arg("-D").arg(&self.data).arg("-p").arg(port.to_string());
-        for setting in PLACE.into_iter().chain(settings(self.durability)) {
+        for setting in PLACE.into_iter().map(str::to_owned).chain(settings(self.durability)) {
             command.arg("-c").arg(setting);
         }
         let mut server = Child::spawn(command, &self.log, FAREWELL)?;
@@ -335,16 +335,24 @@ fn is_kept_out(error: &anyhow::Error) -> bool {
 /// Where a server that is a process of this machine listens.
 const PLACE: [&str; 2] = ["listen_addresses=127.0.0.1", "unix_socket_directories="];
 
-fn settings(durability: Durability) -> Vec<&'static str> {
-    let mut settings =
-        vec!["max_connections=300", "timezone=UTC", "log_timezone=UTC", "logging_collector=off"];
-    settings.extend(match durability {
-        Durability::Durable => &["shared_buffers=256MB", "max_wal_size=2GB"][..],
+/// How much memory Postgres keeps its pages in, as its own `shared_buffers`; `docker-compose.yaml` knows it, too.
+const MEMORY: &str = "POSTGRES_SHARED_BUFFERS";
+
+fn settings(durability: Durability) -> Vec<String> {
+    let (memory, others) = match durability {
+        Durability::Durable => ("256MB", &["max_wal_size=2GB"][..]),
         Durability::Throwaway => {
-            &["shared_buffers=64MB", "fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+            ("64MB", &["fsync=off", "synchronous_commit=off", "full_page_writes=off"][..])
         }
-    });
-    settings
+    };
+    let memory = std::env::var(MEMORY).unwrap_or_else(|_| memory.to_owned());
+    let common = ["max_connections=300", "timezone=UTC", "log_timezone=UTC", "logging_collector=off"];
+    common
+        .iter()
+        .chain(others)
+        .map(|setting| (*setting).to_owned())
+        .chain([format!("shared_buffers={memory}")])
+        .collect()
 }
 
 /// Ends a server left over `data`, and removes a pid file that would keep a new one from starting: Postgres believes it as
