@@ -173,49 +173,66 @@ pub(crate) struct Whole {
     pub(crate) description: Description,
 }
 
+/// Items, whole, from a statement over `items` that takes their ids.
+macro_rules! whole {
+    ($connection:expr, $ids:ident, $statement:literal) => {
+        sqlx::query!($statement, $ids)
+            .fetch_all($connection)
+            .await?
+            .into_iter()
+            .map(|row| {
+                let rules = RuleRow {
+                    id: row.id,
+                    seller_id: row.seller_id,
+                    currency: row.currency,
+                    start_price: row.start_price,
+                    bid_increment: row.bid_increment,
+                    increment_policy: row.increment_policy,
+                    reserve_price: row.reserve_price,
+                    buy_now_price: row.buy_now_price,
+                    extension_window_seconds: row.extension_window_seconds,
+                    extension_seconds: row.extension_seconds,
+                    outcome: row.outcome,
+                    starts_at: row.starts_at,
+                    ends_at: row.ends_at,
+                    planned_end: row.planned_end,
+                    price: row.price,
+                    leader_id: row.leader_id,
+                    leader_maximum: row.leader_maximum,
+                    leading_bid_id: row.leading_bid_id,
+                    bid_count: row.bid_count,
+                    revision: row.revision,
+                };
+                let description = Description {
+                    name: row.name,
+                    description: row.description,
+                    category_id: row.category_id,
+                    image_urls: row.image_urls,
+                    closed_at: row.closed_at,
+                    ended_by: row.ended_by.map(UserId),
+                    end_reason: row.end_reason,
+                    relisted_as: row.relisted_as.map(ItemId),
+                    created_at: row.created_at,
+                    updated_at: row.updated_at,
+                };
+                Ok(Whole { auction: rules.into_auction()?, description })
+            })
+            .collect()
+    };
+}
+
 /// Reads items, whole; unknown ids are left out.
 pub(crate) async fn load(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Whole>> {
-    let rows =
-        sqlx::query!("select * from items where id = any($1) order by id", ids).fetch_all(connection).await?;
-    rows.into_iter()
-        .map(|row| {
-            let rules = RuleRow {
-                id: row.id,
-                seller_id: row.seller_id,
-                currency: row.currency,
-                start_price: row.start_price,
-                bid_increment: row.bid_increment,
-                increment_policy: row.increment_policy,
-                reserve_price: row.reserve_price,
-                buy_now_price: row.buy_now_price,
-                extension_window_seconds: row.extension_window_seconds,
-                extension_seconds: row.extension_seconds,
-                outcome: row.outcome,
-                starts_at: row.starts_at,
-                ends_at: row.ends_at,
-                planned_end: row.planned_end,
-                price: row.price,
-                leader_id: row.leader_id,
-                leader_maximum: row.leader_maximum,
-                leading_bid_id: row.leading_bid_id,
-                bid_count: row.bid_count,
-                revision: row.revision,
-            };
-            let description = Description {
-                name: row.name,
-                description: row.description,
-                category_id: row.category_id,
-                image_urls: row.image_urls,
-                closed_at: row.closed_at,
-                ended_by: row.ended_by.map(UserId),
-                end_reason: row.end_reason,
-                relisted_as: row.relisted_as.map(ItemId),
-                created_at: row.created_at,
-                updated_at: row.updated_at,
-            };
-            Ok(Whole { auction: rules.into_auction()?, description })
-        })
-        .collect()
+    whole!(connection, ids, "select * from items where id = any($1) order by id")
+}
+
+/// Locks those of the items that have not ended and that nobody else holds, and reads them, whole.
+pub(crate) async fn lock_free(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Whole>> {
+    whole!(
+        connection,
+        ids,
+        "select * from items where id = any($1) and outcome is null order by id for update skip locked"
+    )
 }
 
 /// The item with this id. Refused when there is none.
