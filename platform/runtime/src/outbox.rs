@@ -21,18 +21,42 @@ pub(crate) async fn store(tx: &mut PgConnection, events: &[Outgoing]) -> Result<
     Ok(())
 }
 
+/// How much is published at once: so many rows, and none behind so many events.
+#[derive(Clone, Copy)]
+pub(crate) struct Round {
+    pub(crate) rows: i64,
+    pub(crate) events: i64,
+}
+
+impl Round {
+    /// Whether there may be more behind so many rows with so many events.
+    pub(crate) fn is_full(self, rows: usize, events: usize) -> bool {
+        let reached = |count: usize, most: i64| i64::try_from(count).is_ok_and(|count| count >= most);
+        reached(rows, self.rows) || reached(events, self.events)
+    }
+}
+
 /// A row that waits to be published.
 pub(crate) struct Row {
     pub(crate) id: i64,
     pub(crate) events: Vec<Outgoing>,
 }
 
-/// The oldest rows that were not published yet. Rows of one thing are in the order of its
-/// changes: a later change takes its id while holding a lock that the earlier one held to its end.
-pub(crate) async fn unpublished(connection: &mut PgConnection, limit: i64) -> Result<Vec<Row>> {
+/// The oldest rows that were not published yet, in which there are few events together: a row may hold thousands, and many
+/// such rows are more than a relay has memory for. Rows of one thing are in the order of its changes: a later change takes
+/// its id while holding a lock that the earlier one held to its end.
+pub(crate) async fn unpublished(connection: &mut PgConnection, most: Round) -> Result<Vec<Row>> {
     let rows = sqlx::query!(
-        "select id, events from platform.outbox where not published order by id limit $1",
-        limit,
+        r#"
+        select id as "id!", events as "events!" from (
+            select id, events, sum(events_count) over (order by id) - events_count as before from (
+                select id, events, events_count from platform.outbox where not published order by id limit $1
+            ) as oldest
+        ) as counted
+        where before < $2 order by id
+        "#,
+        most.rows,
+        most.events,
     )
     .fetch_all(connection)
     .await?;

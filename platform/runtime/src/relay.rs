@@ -28,15 +28,15 @@ use crate::{
     bus::{self, Bus, Extent, Session},
     cache,
     metrics::{Metrics, SECONDS},
-    outbox::{self, Row},
+    outbox::{self, Round, Row},
     service::{Counts, Service},
     wire::{self, Outgoing, header},
 };
 
 /// The advisory lock that the active relay of a database holds.
 const LOCK: i64 = 0x6f75_7472_656c_6179;
-/// The most rows published in one round.
-const ROUND: i64 = 64;
+/// The most that is published in one round.
+const ROUND: Round = Round { rows: 64, events: 5_000 };
 /// The most events that wait for the stream's confirmation.
 const WINDOW: usize = 1_000;
 /// Rounds begin at least this far apart, so that the rows of a busy time share them. A row that comes alone is not kept
@@ -196,9 +196,10 @@ async fn run(
         }
         let next_round = tokio::time::Instant::now() + GATHER;
         let rows = outbox::unpublished(connection, ROUND).await?;
-        let full = rows.len() == usize::try_from(ROUND)?;
+        let events = rows.iter().map(|row| row.events.len()).sum();
+        let full = ROUND.is_full(rows.len(), events);
         if !rows.is_empty() {
-            let (started, events) = (Instant::now(), rows.iter().map(|row| row.events.len()).sum());
+            let started = Instant::now();
             let subjects = rows.iter().flat_map(|row| &row.events).map(|event| &event.subject);
             let changes = cache::changes(subjects.filter_map(|subject| cache::key_of(subject)));
             // Once more: who committed it may have died before saying so. First, so that nobody hears of an event
