@@ -27,8 +27,8 @@ use crate::{
     wire::{self, Answer, header},
 };
 
-/// How long one pull waits at the server for a first message.
-const PULL_EXPIRES: Duration = Duration::from_secs(2);
+/// How long one pull waits at the server for a first message, and so how long a function without work takes to stop.
+const PULL_EXPIRES: Duration = Duration::from_secs(1);
 /// How long to wait after the server could not serve a pull.
 const PULL_AGAIN: Duration = Duration::from_millis(250);
 /// Batches of events begin at least this far apart, so that the events of a busy time share transactions. One that
@@ -271,8 +271,17 @@ struct Puller {
     inbox: String,
     answers: Subscriber,
     pulls: u64,
-    /// What a pull has received so far: a pull that is broken off gives it back.
+    /// The pull that has not ended.
+    open: Option<Pull>,
+    /// What it has received so far.
     taken: Vec<Message>,
+}
+
+/// A pull that was asked for.
+struct Pull {
+    inbox: String,
+    most: usize,
+    deadline: Instant,
 }
 
 impl Puller {
@@ -282,11 +291,11 @@ impl Puller {
         let inbox = bus.client.new_inbox();
         let answers = bus.client.subscribe(format!("{inbox}.*")).await?;
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
-        Ok(Self { bus: bus.clone(), subject, inbox, answers, pulls: 0, taken: Vec::new() })
+        Ok(Self { bus: bus.clone(), subject, inbox, answers, pulls: 0, open: None, taken: Vec::new() })
     }
 
     /// Waits for a first message and returns it with what else is there, up to `most`; nothing
-    /// when none came for a while.
+    /// when none came for a while. Broken off, it leaves a pull open.
     async fn pull(&mut self, most: usize) -> anyhow::Result<Vec<Message>> {
         self.pulls += 1;
         let inbox = format!("{}.{}", self.inbox, self.pulls);
@@ -295,9 +304,18 @@ impl Puller {
             .client
             .publish_with_reply(self.subject.clone(), inbox.clone(), request.to_string().into())
             .await?;
-        let deadline = Instant::now() + PULL_EXPIRES + PULL_AGAIN;
-        while self.taken.len() < most {
-            let Ok(answer) = tokio::time::timeout_at(deadline, self.answers.next()).await else { break };
+        self.open = Some(Pull { inbox, most, deadline: Instant::now() + PULL_EXPIRES + PULL_AGAIN });
+        self.finish().await?;
+        Ok(std::mem::take(&mut self.taken))
+    }
+
+    /// Receives until the open pull has ended.
+    async fn finish(&mut self) -> anyhow::Result<()> {
+        while let Some(Pull { inbox, most, deadline }) = &self.open {
+            if self.taken.len() >= *most {
+                break;
+            }
+            let Ok(answer) = tokio::time::timeout_at(*deadline, self.answers.next()).await else { break };
             let message = answer.context("the connection to NATS is closed")?;
             let Some(status) = message.status else {
                 self.taken.push(message);
@@ -307,25 +325,23 @@ impl Puller {
             if message.subject.as_str() != inbox {
                 continue;
             }
+            self.open = None;
             // 404: no more; 408: none came. Anything else: the consumer or its leader is away.
             if !matches!(status.as_u16(), 404 | 408) {
                 tracing::debug!(%status, description = ?message.description, subject = self.subject, "pull refused");
                 tokio::time::sleep(PULL_AGAIN).await;
             }
-            break;
         }
-        Ok(std::mem::take(&mut self.taken))
+        self.open = None;
+        Ok(())
     }
 
-    /// Stops, and returns at once what arrived but was not begun.
+    /// Stops, and returns what arrived but was not begun. Only when the open pull has ended: what the server sends to
+    /// one that listens no more is lost on its way, and would be delivered again after `ack_wait` only.
     async fn give_back(mut self, host: &Host) {
-        let grace = Instant::now() + Duration::from_millis(50);
-        while let Ok(Some(message)) = tokio::time::timeout_at(grace, self.answers.next()).await {
-            if message.status.is_none() {
-                self.taken.push(message);
-            }
+        if self.bus.is_connected() {
+            let _ = self.finish().await;
         }
-        let _ = self.answers.unsubscribe().await;
         for message in self.taken {
             let message = jetstream::Message { message, context: self.bus.js.clone() };
             if let Some(delivery) = delivery(&message) {

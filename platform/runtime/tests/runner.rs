@@ -18,7 +18,7 @@ use platform::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgPool;
-use testing::Harness;
+use testing::{Harness, exposition::Told};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -127,6 +127,9 @@ fn no() -> Refused {
     Refused::new(Kind::Conflict, "CONFLICT", "no")
 }
 
+/// After how long an unacknowledged message is delivered again, where it makes no difference.
+const ACK_WAIT: Duration = Duration::from_millis(1_500);
+
 /// A function under test with everything around it.
 struct Stage {
     nats: Option<local::Nats>,
@@ -140,14 +143,14 @@ struct Stage {
 impl Stage {
     async fn start(function: Function) -> Self {
         let pool = testing::database(&test_database()).await;
-        Self::start_on(function, pool).await
+        Self::start_on(function, pool, ACK_WAIT).await
     }
 
-    async fn start_on(function: Function, pool: PgPool) -> Self {
+    async fn start_on(function: Function, pool: PgPool, ack_wait: Duration) -> Self {
         let (nats, bus) = testing::bus().await;
         let consumer = json!({
             "name": "add", "durable_name": "add", "filter_subject": "cmd.tests.add.*", "deliver_policy": "all",
-            "ack_policy": "explicit", "ack_wait": 1_500_000_000_u64, "max_deliver": -1, "max_ack_pending": 1000,
+            "ack_policy": "explicit", "ack_wait": ack_wait.as_nanos() as u64, "max_deliver": -1, "max_ack_pending": 1000,
         });
         let consumers = vec![("COMMANDS".to_owned(), consumer)];
         Definitions { streams: Vec::new(), consumers }.apply(&bus).await.unwrap();
@@ -601,7 +604,7 @@ async fn while_postgres_is_away_no_attempt_is_counted_and_nothing_is_lost() {
     let options = database::migrate_as(&postgres.url(), &test_database(), "outage").await.unwrap();
     let config: Config = Env::default().read().unwrap();
     let pool = database::pool(&config, options, "test");
-    let stage = Stage::start_on(add(), pool).await;
+    let stage = Stage::start_on(add(), pool, ACK_WAIT).await;
     stage.send("before", None).await;
 
     let mut postgres = tokio::task::spawn_blocking(move || {
@@ -645,6 +648,32 @@ async fn stopping_finishes_what_is_in_flight() {
     assert!(answer.is_accepted());
     stage.pause().await;
     assert_eq!(stage.stored().await, 0);
+}
+
+/// A replica whose pull is still open must not go: what the server sends it then is lost on the way. Where replicas went
+/// 50 ms after they were told, it was lost in each of three runs.
+#[tokio::test]
+async fn what_comes_while_replicas_leave_does_not_wait_to_be_delivered_again() {
+    let pool = testing::database(&test_database()).await;
+    let mut stage = Stage::start_on(add(), pool, Duration::from_secs(60)).await;
+    for round in 0..16 {
+        // Those that leave have waited for work for a while; one stays.
+        let leaving = std::mem::take(&mut stage.stop);
+        (0..8).for_each(|_| stage.serve(add()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        leaving.cancel();
+        let told = Instant::now();
+        let sent = (0..24).map(async |number| {
+            // Finer than a timer's millisecond.
+            let due = Duration::from_micros(49_000 + 100 * round + 160 * number);
+            while told.elapsed() < due {
+                tokio::task::yield_now().await;
+            }
+            stage.send(&format!("{round}-{number}"), None).await
+        });
+        let answers = futures_util::future::join_all(sent).await;
+        assert!(answers.iter().all(Answer::is_accepted));
+    }
 }
 
 #[tokio::test]
