@@ -1,6 +1,6 @@
 //! `outcry dlq`: what functions gave up, looked at and decided on. Safe while everything runs.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
@@ -9,10 +9,7 @@ use platform::{
     dead_letter::{self, DeadLetter},
 };
 
-use super::{join, pretty, say};
-
-/// How long a function may take to say that it is there.
-const THERE_WITHIN: Duration = Duration::from_secs(1);
+use super::{is_running, join, pretty, say};
 
 /// What to do with dead letters.
 #[derive(Subcommand)]
@@ -115,7 +112,7 @@ async fn redrive(bus: &Bus, which: &Which) -> anyhow::Result<()> {
         let driven =
             if away.contains(function) { None } else { Some(dead_letter::redrive(bus, &letter).await) };
         let outcome = match driven {
-            Some(Err(_)) if !bus.is_serving(function, THERE_WITHIN).await => {
+            Some(Err(_)) if !is_running(bus, function).await => {
                 failed += 1;
                 away.insert(function.to_owned());
                 format!("stays: {function} is not running")

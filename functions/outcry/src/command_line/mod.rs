@@ -14,6 +14,9 @@ use std::{io::Write, time::Duration};
 use anyhow::{bail, ensure};
 use platform::{Answer, Bus, Config, Env, Sent, permissions::OPERATOR};
 
+/// How long a function may take to say that it is there.
+const THERE_WITHIN: Duration = Duration::from_secs(1);
+
 /// For people, so on standard output; log lines go to standard error.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
@@ -30,6 +33,11 @@ pub(crate) async fn join() -> anyhow::Result<(Env, Bus)> {
         config.nats_address()
     );
     Ok((env, bus))
+}
+
+/// Whether a function is there. To be asked when it did not answer as it should.
+pub(crate) async fn is_running(bus: &Bus, function: &str) -> bool {
+    bus.is_serving(function, THERE_WITHIN).await
 }
 
 /// The answer to a command, if it was decided in time.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use platform::{Bus, replay};
 
-use super::{join, say};
+use super::{is_running, join, say};
 
 /// How often the progress is asked for.
 const EVERY: Duration = Duration::from_millis(300);
@@ -28,9 +28,12 @@ pub(crate) async fn replay(consumer: &str) -> anyhow::Result<()> {
 }
 
 async fn follow(bus: &Bus, consumer: &str) -> anyhow::Result<()> {
-    let absent = || format!("is {consumer} running? `just run {consumer}` starts one");
-    let mut progress =
-        replay::start(bus, consumer).await.map_err(anyhow::Error::from).with_context(absent)?;
+    let mut progress = match replay::start(bus, consumer).await {
+        Err(_) if !is_running(bus, consumer).await => {
+            bail!("is {consumer} running? `just run {consumer}` starts one");
+        }
+        started => started?,
+    };
     let mut shown = String::new();
     while progress.running {
         let line = format!(
@@ -42,7 +45,7 @@ async fn follow(bus: &Bus, consumer: &str) -> anyhow::Result<()> {
             shown = line;
         }
         tokio::time::sleep(EVERY).await;
-        progress = replay::progress(bus, consumer).await.map_err(anyhow::Error::from).with_context(absent)?;
+        progress = replay::progress(bus, consumer).await?;
     }
     let Some(ended_at) = progress.ended_at else {
         bail!(
