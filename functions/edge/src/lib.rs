@@ -12,7 +12,7 @@
 //! | what became of a command | `commands` |
 //! | what an error looks like | `problem` |
 //! | what every answer carries | `frame` |
-//! | how much is let in | `limits`, `server`, `descriptors` |
+//! | how much is let in, and how long it may take | `limits`, `server`, `head_timeout`, `descriptors` |
 //! | how often, and where from | `throttle`, `address` |
 //! | what is counted, and who may read it | `metrics` |
 
@@ -24,6 +24,7 @@ mod decode;
 mod descriptors;
 mod exchange;
 mod frame;
+mod head_timeout;
 mod health;
 mod limits;
 mod live;

@@ -19,10 +19,16 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::util::{MapRequest, MapResponse};
 
-use crate::address::Peer;
+use crate::{
+    address::Peer,
+    head_timeout::{HeadTimeout, Progress},
+};
 
-/// How long a request's headers may take. Also how long an idle connection stays.
+/// How long a request's headers may take, and how long a connection may wait before its first request.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+/// How long an idle connection stays. Longer than the clients and proxies that come here keep one for their next request,
+/// most of them 60 to 90 s, so that it is they who close it: a request that is sent while we do would fail.
+const IDLE: Duration = Duration::from_secs(120);
 /// What a connection may hold unread. Headers beyond 16 KiB are refused politely, beyond this by hyper.
 const BUFFER: usize = 64 * 1024;
 /// How long what is in flight may take to finish.
@@ -49,7 +55,7 @@ pub(crate) async fn serve(
 ) {
     // HTTP/1.1 alone: while the version is still open, hyper waits for the first bytes without a limit.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(BUFFER);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(BUFFER);
     let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
     let (room, refused) = (Arc::new(Semaphore::new(connections)), Arc::new(Semaphore::new(REFUSED)));
     loop {
@@ -108,19 +114,22 @@ async fn connection(
 ) {
     // Answers are small: waiting to fill a packet would only make them late.
     let _ = stream.set_nodelay(true);
-    let stopping = stop.clone();
+    let (stopping, progress) = (stop.clone(), Progress::default());
+    let (begun, ended) = (progress.clone(), progress.clone());
     let router = MapRequest::new(router, move |mut request: Request<_>| {
+        begun.begin();
         request.extensions_mut().insert(Peer(from.ip()));
         request
     });
     let service = MapResponse::new(router, move |mut response: Response| {
+        ended.end();
         if stopping.is_cancelled() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     });
-    let mut connection =
-        std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+    let stream = TokioIo::new(HeadTimeout::new(stream, HEADERS_WITHIN, progress));
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, TowerToHyperService::new(service)));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => match tokio::time::timeout(LINGER, connection.as_mut()).await {

@@ -889,7 +889,7 @@ async fn nothing_is_smuggled_in_behind_a_request() {
 
 /// S-23.
 #[tokio::test]
-async fn what_is_too_large_or_too_slow_is_ended() {
+async fn what_is_too_large_is_refused() {
     let server = listening(alone().await).await;
     let head = "HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
     let chunk = format!("400\r\n{}\r\n", "a".repeat(0x400));
@@ -903,23 +903,51 @@ async fn what_is_too_large_or_too_slow_is_ended() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer:.80}");
         assert!(answer.contains("\"request_id\""), "{answer}");
     }
+}
 
-    let mut slow = TcpStream::connect(server.address).await.unwrap();
-    let started = std::time::Instant::now();
-    slow.write_all(b"GET /livez HTTP/1.1\r\nHost: ").await.unwrap();
-    let mut answer = Vec::new();
-    let ended = tokio::time::timeout(Duration::from_secs(11), async {
-        loop {
-            // One letter a second keeps it busy, and is not enough.
-            let read = tokio::time::timeout(Duration::from_secs(1), slow.read_to_end(&mut answer)).await;
-            if read.is_ok() || slow.write_all(b"x").await.is_err() {
+/// One letter a second keeps a connection busy, and is not enough. S-23.
+#[tokio::test]
+async fn headers_that_come_too_slowly_end_a_connection_and_idleness_does_not() {
+    let server = listening(alone().await).await;
+    let request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    // How long a connection goes on that has said this and says no more than a letter now and then.
+    let drip = async |mut stream: TcpStream, said: &[u8]| {
+        let started = std::time::Instant::now();
+        stream.write_all(said).await.unwrap();
+        let mut answer = Vec::new();
+        while started.elapsed() < Duration::from_secs(15) {
+            let read = tokio::time::timeout(Duration::from_secs(1), stream.read_to_end(&mut answer)).await;
+            if read.is_ok() || !said.is_empty() && stream.write_all(b"x").await.is_err() {
                 break;
             }
         }
-    });
-    assert!(ended.await.is_ok(), "still open after 11 seconds");
-    assert!(started.elapsed() > Duration::from_secs(9), "{:?}", started.elapsed());
-    assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1 200"));
+        assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1 200"));
+        started.elapsed()
+    };
+    let connect = async || TcpStream::connect(server.address).await.unwrap();
+    let ask = async |stream: &mut TcpStream| {
+        stream.write_all(request).await.unwrap();
+        let mut answer = [0; 4096];
+        let read = stream.read(&mut answer).await.unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer[..read]));
+    };
+    let (mut used, mut idle) = (connect().await, connect().await);
+    ask(&mut used).await;
+    ask(&mut idle).await;
+    let kept = async {
+        // As long as callers keep a connection that they have just used, or longer.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        ask(&mut idle).await;
+        ask(&mut idle).await;
+    };
+
+    let head = &request[..20];
+    let (first, next, silent, ()) =
+        tokio::join!(drip(connect().await, head), drip(used, head), drip(connect().await, b""), kept);
+
+    for open in [first, next, silent] {
+        assert!((9.0..11.5).contains(&open.as_secs_f64()), "{first:?} {next:?} {silent:?}");
+    }
 }
 
 /// S-24.
