@@ -35,7 +35,7 @@ const BUFFER: usize = 64 * 1024;
 const DRAIN: Duration = Duration::from_secs(25);
 /// How long a connection stays open for a request that may be on its way when we stop. Its answer says that it is the
 /// last, so that nobody writes into a connection that we are closing; another edge may listen on the same port by then.
-const LINGER: Duration = Duration::from_millis(500);
+const LINGER: Duration = Duration::from_secs(1);
 /// How long to wait when no connection can be accepted, for example because there are no file handles.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
