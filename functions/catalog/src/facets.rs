@@ -4,7 +4,7 @@ use contracts::catalog::{CategoryCount, Facets, ItemSort, ListItems, StatusCount
 use platform::{Result, Timestamp};
 use sqlx::PgConnection;
 
-use crate::list_items::{Filter, Found, find, status_of};
+use crate::list_items::{FOR_FACET, Filter, Found, find, status_of};
 
 /// Counts under the filters of a query, which `found` what it did, except each facet's own.
 pub(crate) async fn count(
@@ -18,7 +18,7 @@ pub(crate) async fn count(
         found
     } else {
         let filter = Filter::of(&ListItems { category_id: None, ..query.clone() }, now);
-        of_any_category = find(tx, &filter).await?;
+        of_any_category = find(tx, &filter, FOR_FACET).await?;
         &of_any_category
     };
     let (category, category_is_capped) = (categories(tx, all).await?, !all.complete);
@@ -29,7 +29,7 @@ pub(crate) async fn count(
     } else {
         let sort = ItemSort::default();
         let filter = Filter::of(&ListItems { status: None, sort, ..query.clone() }, now);
-        of_any_status = find(tx, &filter).await?;
+        of_any_status = find(tx, &filter, FOR_FACET).await?;
         &of_any_status
     };
     let (status, status_is_capped) = (statuses(tx, all, now).await?, !all.complete);

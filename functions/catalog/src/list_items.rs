@@ -27,11 +27,20 @@ use crate::{
 pub(crate) const MOST_COUNTED: i64 = 1_000;
 /// Words that the index tells of more items than these are common: to look at each would take too long.
 const MOST_TOLD: f64 = 4_000.0;
-/// So many items are looked at, one by one, to see whether they have common words.
-const MOST_READ: i64 = 2_000;
-/// What it may cost to come to these, as the planner counts: 20,000 entries of an index or more. Where few of them are
-/// kept, fewer are looked at.
-const READ_COST: f64 = 300.0;
+
+/// How much may be done to find items.
+#[derive(Clone, Copy)]
+pub(crate) struct Effort {
+    /// So many items are looked at, one by one, to see whether they have common words.
+    read: i64,
+    /// What it may cost to come to these, as the planner counts. Where few of them are kept, fewer are looked at.
+    cost: f64,
+}
+
+/// For a page and its total: 20,000 entries of an index or more.
+const FOR_PAGE: Effort = Effort { read: 2_000, cost: 300.0 };
+/// For each facet beside them.
+pub(crate) const FOR_FACET: Effort = Effort { read: 1_000, cost: 100.0 };
 /// So many are looked at whatever it costs: what is said to be among many should be among some.
 const LEAST_READ: i64 = 100;
 
@@ -45,7 +54,7 @@ async fn list_items(cx: &mut Cx, query: ListItems) -> Result<Listing> {
     let filter = Filter::of(&query, now);
     let tx = cx.tx().await?;
     plan_for_values(tx).await?;
-    let found = find(tx, &filter).await?;
+    let found = find(tx, &filter, FOR_PAGE).await?;
     let mut rows = rows(tx, &query, &filter, &found).await?;
     let facets = if query.facets { Some(facets::count(tx, &query, &found, now).await?) } else { None };
 
@@ -450,16 +459,16 @@ macro_rules! read_by_price {
 
 /// Collects what the filter keeps, with no more work than a page may cost: not all when there are many, or when common words
 /// are in too few of the items that were read.
-pub(crate) async fn find(tx: &mut PgConnection, filter: &Filter) -> Result<Found> {
+pub(crate) async fn find(tx: &mut PgConnection, filter: &Filter, effort: Effort) -> Result<Found> {
     let by_words = &filter.by_words();
     if let Some(words) = filter.q.as_deref()
         && told(tx, by_words).await? > MOST_TOLD
     {
-        return read(tx, words, &filter.without_words()).await;
+        return read(tx, words, &filter.without_words(), effort).await;
     }
     let by_item = |most: i64| found_by_item!(by_words, most);
     let by_price = |most: i64| found_by_price!(filter, most);
-    collect(tx, filter.is_priced(), MOST_COUNTED, by_item, by_price).await
+    collect(tx, filter.is_priced(), (MOST_COUNTED, effort.cost), by_item, by_price).await
 }
 
 /// Of how many items the index of words would tell.
@@ -473,10 +482,10 @@ async fn told(tx: &mut PgConnection, filter: &Filter) -> Result<f64> {
 }
 
 /// Looks for common words in items that the filter keeps.
-async fn read(tx: &mut PgConnection, words: &str, filter: &Filter) -> Result<Found> {
+async fn read(tx: &mut PgConnection, words: &str, filter: &Filter, effort: Effort) -> Result<Found> {
     let by_item = |most: i64| read_by_item!(filter, words, most);
     let by_price = |most: i64| read_by_price!(filter, words, most);
-    collect(tx, filter.is_priced(), MOST_READ, by_item, by_price).await
+    collect(tx, filter.is_priced(), (effort.read, effort.cost), by_item, by_price).await
 }
 
 /// Takes so many items, or as many as are affordable. No index has both words and prices, so where prices are asked for one
@@ -484,7 +493,7 @@ async fn read(tx: &mut PgConnection, words: &str, filter: &Filter) -> Result<Fou
 async fn collect<'q, I, P>(
     tx: &mut PgConnection,
     is_priced: bool,
-    most: i64,
+    (most, read_cost): (i64, f64),
     by_item: impl Fn(i64) -> Map<'q, Postgres, I, PgArguments>,
     by_price: impl Fn(i64) -> Map<'q, Postgres, P, PgArguments>,
 ) -> Result<Found>
@@ -496,21 +505,21 @@ where
     if is_priced {
         let other = expected(tx, by_price(most)).await?;
         if cost_of(&other) < cost_of(&plan) {
-            return Ok(by_price(affordable(&other, most)?).fetch_one(tx).await?);
+            return Ok(by_price(affordable(&other, most, read_cost)?).fetch_one(tx).await?);
         }
     }
-    Ok(by_item(affordable(&plan, most)?).fetch_one(tx).await?)
+    Ok(by_item(affordable(&plan, most, read_cost)?).fetch_one(tx).await?)
 }
 
 /// How many of `most` items to take with this plan. All of them when no more are expected: a page of few is found by no other
 /// way. Of more than that as many as can be come to without too much on the way to them.
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "few")]
-fn affordable(plan: &serde_json::Value, most: i64) -> Result<i64> {
+fn affordable(plan: &serde_json::Value, most: i64, read_cost: f64) -> Result<i64> {
     let all = before_limit(plan).ok_or_else(|| anyhow::anyhow!("a plan without a limit"))?;
     if rows_of(all) <= most as f64 {
         return Ok(most);
     }
-    let affordable = rows_of(all) * READ_COST / cost_of(all).max(1.0);
+    let affordable = rows_of(all) * read_cost / cost_of(all).max(1.0);
     Ok(affordable.clamp(LEAST_READ as f64, most as f64) as i64)
 }
 
@@ -808,13 +817,13 @@ mod tests {
             (0.0, 0.0, 2_000),
             (1_900.0, 1e6, 2_000),
             (1e6, 1.0, 2_000),
-            (100_000.0, 100.0 * READ_COST, 1_000),
+            (100_000.0, 100.0 * FOR_PAGE.cost, 1_000),
             (100_000.0, 1e9, LEAST_READ),
         ] {
             let all = json!({ "Node Type": "Index Only Scan", "Plan Rows": rows, "Total Cost": cost });
             let plan =
                 json!({ "Node Type": "Aggregate", "Plans": [{ "Node Type": "Limit", "Plans": [all] }] });
-            assert_eq!(affordable(&plan, 2_000).unwrap(), taken, "{rows} {cost}");
+            assert_eq!(affordable(&plan, 2_000, FOR_PAGE.cost).unwrap(), taken, "{rows} {cost}");
         }
     }
 
