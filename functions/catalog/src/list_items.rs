@@ -267,87 +267,50 @@ async fn rows(tx: &mut PgConnection, query: &ListItems, filter: &Filter, found: 
         (None, Some(_)) => vec![filter.clone(), filter.by_words()],
         (None, None) => vec![filter.clone()],
     };
+    // For each order a statement of its own.
+    macro_rules! in_order {
+        ($page:ident, $after:expr, $tail:literal, $order:literal) => {{
+            let (key, id) = $after;
+            let page = |filter: &Filter| $page!(query, filter, few, key, id; $tail, $order);
+            cheapest(tx, &ways, page).await?.fetch_all(tx).await?
+        }};
+    }
     let rows = match query.sort {
-        ItemSort::Newest => {
-            let (created_at, id) = after::<Timestamp>(query)?;
-            let page = |filter: &Filter| {
-                page_by_item!(
-                    query,
-                    filter,
-                    few,
-                    created_at,
-                    id;
-                    "and ($12::timestamptz is null or (case when $16 is null then created_at else created_at + interval '0' end, fact_id) < ($12, $13))
-                    order by case when $16 is null then created_at else created_at + interval '0' end desc, fact_id desc",
-                    "order by page.created_at desc, page.fact_id desc"
-                )
-            };
-            cheapest(tx, &ways, page).await?.fetch_all(tx).await?
-        }
-        ItemSort::EndingSoon => {
-            let (ends_at, id) = after::<Timestamp>(query)?;
-            let page = |filter: &Filter| {
-                page_by_item!(
-                    query,
-                    filter,
-                    few,
-                    ends_at,
-                    id;
-                    "and ($12::timestamptz is null or (case when $16 is null then ends_at else ends_at + interval '0' end, fact_id) > ($12, $13))
-                    order by case when $16 is null then ends_at else ends_at + interval '0' end, fact_id",
-                    "order by page.ends_at, page.fact_id"
-                )
-            };
-            cheapest(tx, &ways, page).await?.fetch_all(tx).await?
-        }
-        ItemSort::PriceAsc => {
-            let (price, id) = after_price(query)?;
-            let page = |filter: &Filter| {
-                page_by_price!(
-                    query,
-                    filter,
-                    few,
-                    price,
-                    id;
-                    "and ($12::text is null or (case when $16 is null then price else price + 0 end, fact_id) > ($12::numeric, $13))
-                    order by case when $16 is null then price else price + 0 end, fact_id",
-                    "order by page.price, page.fact_id"
-                )
-            };
-            cheapest(tx, &ways, page).await?.fetch_all(tx).await?
-        }
-        ItemSort::PriceDesc => {
-            let (price, id) = after_price(query)?;
-            let page = |filter: &Filter| {
-                page_by_price!(
-                    query,
-                    filter,
-                    few,
-                    price,
-                    id;
-                    "and ($12::text is null or (case when $16 is null then price else price + 0 end, fact_id) < ($12::numeric, $13))
-                    order by case when $16 is null then price else price + 0 end desc, fact_id desc",
-                    "order by page.price desc, page.fact_id desc"
-                )
-            };
-            cheapest(tx, &ways, page).await?.fetch_all(tx).await?
-        }
-        ItemSort::MostBids => {
-            let (seq, id) = after::<i64>(query)?;
-            let page = |filter: &Filter| {
-                page_by_price!(
-                    query,
-                    filter,
-                    few,
-                    seq,
-                    id;
-                    "and ($12::bigint is null or (case when $16 is null then seq else seq + 0 end, fact_id) < ($12, $13))
-                    order by case when $16 is null then seq else seq + 0 end desc, fact_id desc",
-                    "order by page.seq desc, page.fact_id desc"
-                )
-            };
-            cheapest(tx, &ways, page).await?.fetch_all(tx).await?
-        }
+        ItemSort::Newest => in_order!(
+            page_by_item,
+            after::<Timestamp>(query)?,
+            "and ($12::timestamptz is null or (case when $16 is null then created_at else created_at + interval '0' end, fact_id) < ($12, $13))
+            order by case when $16 is null then created_at else created_at + interval '0' end desc, fact_id desc",
+            "order by page.created_at desc, page.fact_id desc"
+        ),
+        ItemSort::EndingSoon => in_order!(
+            page_by_item,
+            after::<Timestamp>(query)?,
+            "and ($12::timestamptz is null or (case when $16 is null then ends_at else ends_at + interval '0' end, fact_id) > ($12, $13))
+            order by case when $16 is null then ends_at else ends_at + interval '0' end, fact_id",
+            "order by page.ends_at, page.fact_id"
+        ),
+        ItemSort::PriceAsc => in_order!(
+            page_by_price,
+            after_price(query)?,
+            "and ($12::text is null or (case when $16 is null then price else price + 0 end, fact_id) > ($12::numeric, $13))
+            order by case when $16 is null then price else price + 0 end, fact_id",
+            "order by page.price, page.fact_id"
+        ),
+        ItemSort::PriceDesc => in_order!(
+            page_by_price,
+            after_price(query)?,
+            "and ($12::text is null or (case when $16 is null then price else price + 0 end, fact_id) < ($12::numeric, $13))
+            order by case when $16 is null then price else price + 0 end desc, fact_id desc",
+            "order by page.price desc, page.fact_id desc"
+        ),
+        ItemSort::MostBids => in_order!(
+            page_by_price,
+            after::<i64>(query)?,
+            "and ($12::bigint is null or (case when $16 is null then seq else seq + 0 end, fact_id) < ($12, $13))
+            order by case when $16 is null then seq else seq + 0 end desc, fact_id desc",
+            "order by page.seq desc, page.fact_id desc"
+        ),
     };
     Ok(rows)
 }
@@ -457,8 +420,8 @@ macro_rules! read_by_price {
     };
 }
 
-/// Collects what the filter keeps, with no more work than a page may cost: not all when there are many, or when common words
-/// are in too few of the items that were read.
+/// Collects what the filter keeps, with no more work than is said: not all when there are many, or when common words are in
+/// too few of the items that were read.
 pub(crate) async fn find(tx: &mut PgConnection, filter: &Filter, effort: Effort) -> Result<Found> {
     let by_words = &filter.by_words();
     if let Some(words) = filter.q.as_deref()

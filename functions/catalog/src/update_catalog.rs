@@ -250,7 +250,8 @@ fn outcome(status: ItemStatus) -> Option<&'static str> {
 }
 
 /// Writes the price after the newest bid of each item; and of the items that are `unpriced`, which
-/// are not among them, the start price while no bid is known.
+/// are not among them, the start price while no bid is known. Where it stands already the row is left alone: a conflict
+/// locks a row even if it then changes nothing, and a hammer is thousands of such rows.
 async fn write_prices(
     tx: &mut PgConnection,
     bids: BTreeMap<ItemId, BidPlaced>,
