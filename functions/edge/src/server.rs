@@ -115,14 +115,14 @@ async fn connection(
     // Answers are small: waiting to fill a packet would only make them late.
     let _ = stream.set_nodelay(true);
     let (stopping, progress) = (stop.clone(), Progress::default());
-    let (begun, ended) = (progress.clone(), progress.clone());
+    let (begun, answered) = (progress.clone(), progress.clone());
     let router = MapRequest::new(router, move |mut request: Request<_>| {
         begun.begin();
         request.extensions_mut().insert(Peer(from.ip()));
         request
     });
     let service = MapResponse::new(router, move |mut response: Response| {
-        ended.end();
+        answered.end();
         if stopping.is_cancelled() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
